@@ -1,0 +1,20 @@
+"""LeNet-5 on the embedded handwritten digits: the default recipe.
+
+python train.py --config configs/digits_lenet.py
+"""
+
+from zoo.config import default
+
+
+def get_config():
+    config = default()
+    config.model = {"name": "lenet5"}
+    config.data.update(name="digits", batch_size=128, test=0.2, image_size=20)
+    config.data.augment.update(shift=2)
+    config.optim.update(name="adamw", lr=4e-3, weight_decay=0.05)
+    config.schedule.update(name="one_cycle")
+    config.total_epochs = 60
+    config.eval_every_percent = 10
+    config.ema = 0.99
+    config.task.label_smoothing = 0.05
+    return config

@@ -1,0 +1,17 @@
+"""LeNet-5 (modern: relu, max pooling; 61,706 parameters) on Fashion-MNIST."""
+
+from zoo.config import default
+
+
+def get_config():
+    config = default()
+    config.model = {"name": "lenet5"}
+    config.data.update(name="fashion_mnist", batch_size=128)
+    config.data.augment.update(flip=0.5, shift=1)
+    config.optim.update(name="adamw", lr=4e-3, weight_decay=0.05)
+    config.schedule.update(name="one_cycle")
+    config.total_epochs = 35
+    config.eval_every_percent = 20
+    config.ema = 0.998
+    config.task.label_smoothing = 0.05
+    return config

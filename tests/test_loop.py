@@ -1,0 +1,284 @@
+"""The loop: what it waits for, what it compiles, when it stops, and what it leaves behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+import zoo
+from zoo import compilation, loop
+from zoo.errors import NonFiniteError, UserError
+from zoo.step import Window
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def tiny(**overrides):
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    return zoo.config.load(ROOT / "tests/tiny.py", settings.items())
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The order of what the loop does: ('step', k) when step k is dispatched, 'fetch' when it waits for the device."""
+    events = []
+    prepare, device_get = loop.prepare, jax.device_get
+
+    def watched_prepare(*args):
+        run = prepare(*args)
+
+        def train_step(*step_args):
+            events.append(("step", sum(e[0] == "step" for e in events) + 1, compilation.compilations()))
+            return run.train_step(*step_args)
+
+        return run._replace(train_step=train_step)
+
+    def watched_get(tree):
+        events.append(("window",) if isinstance(tree, Window) else ("fetch",))
+        return device_get(tree)
+
+    monkeypatch.setattr(loop, "prepare", watched_prepare)
+    monkeypatch.setattr(jax, "device_get", watched_get)
+    return events
+
+
+def test_metrics_of_a_step_are_fetched_after_the_next_was_dispatched(watched, tmp_path):
+    zoo.train(tiny(total_steps=30, eval_every_steps=30, log_every_steps=10, checkpoint__every_steps=30), tmp_path)
+    order = [e[1] if e[0] == "step" else e[0] for e in watched]
+    windows = [order[:i].count("window") for i in range(len(order))]
+    first, second = (i for i, e in enumerate(order) if e == "window" and windows[i] < 2)
+    assert order[first - 1] == 11  # the window of step 10, after step 11 went off
+    assert order[second - 1] == 21
+    between = order[order.index(1) : order.index(30)]
+    assert between.count("fetch") == 0  # nothing else waited in 30 steps
+
+
+def test_no_hidden_transfers(tmp_path):
+    """Whatever moves between host and device was asked for; a number that slips into a step would raise here."""
+    with jax.transfer_guard("disallow"):
+        zoo.train(tiny(total_steps=12), tmp_path)
+    assert lines(tmp_path)[-1]["step"] == 12
+
+
+def test_nothing_compiles_after_the_first_steps(watched, tmp_path):
+    """Several epochs, partial batches, two splits of unequal size, averaged and raw weights, checkpoints."""
+    zoo.train(tiny(total_steps=40), tmp_path)
+    steps = {e[1]: e[2] for e in watched if e[0] == "step"}
+    end = compilation.compilations()
+    # Step 2 found the training step compiled; the first evaluation, at step 10, is the last to compile anything.
+    assert steps[10][::2] == steps[3][::2]
+    evaluated = steps[12]
+    late = end - evaluated
+    assert evaluated.count + evaluated.cache_hits > 0
+    assert (late.count, late.cache_hits) == (0, 0)
+
+
+def test_one_device_and_four_agree(tmp_path):
+    # Plain gradients: Adam divides tiny ones by their own size, rounding included.
+    settings = {"total_steps": "20", "optim.name": "sgd", "optim.lr": "0.05"}
+    zoo.train(zoo.config.load(ROOT / "tests/tiny.py", settings.items()), tmp_path / "four")
+    assert json.loads((tmp_path / "four/report.json").read_text())["device"]["count"] == 4
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command = [sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", tmp_path / "one"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=120)
+    assert json.loads((tmp_path / "one/report.json").read_text())["device"]["count"] == 1
+    for a, b in zip(lines(tmp_path / "four"), lines(tmp_path / "one"), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            if "accuracy" in name:
+                assert abs(a[name] - b[name]) < 0.01
+            else:
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=f"{name} at step {a['step']}")
+
+
+def test_streamed_and_resident_data_give_the_same_run(tmp_path):
+    zoo.train(tiny(total_steps=20), tmp_path / "device")
+    zoo.train(tiny(total_steps=20, data__device="no"), tmp_path / "host")
+    for a, b in zip(lines(tmp_path / "device"), lines(tmp_path / "host"), strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=name)
+
+
+def test_the_files_of_a_run(tmp_path):
+    config = tiny(total_steps=20)
+    report = zoo.train(config, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+    wanted = {
+        "config",
+        "model",
+        "parameters",
+        "seed",
+        "step",
+        "seconds",
+        "metrics",
+        "best",
+        "versions",
+        "device",
+        "commit",
+    }
+    assert wanted <= report.keys()
+    assert {"import", "data", "compile", "train", "eval", "checkpoint", "total"} <= report["seconds"].keys()
+    assert set(report["metrics"]) == {"validation", "validation_raw", "test", "test_raw"}
+    assert report["versions"]["jax"] == jax.__version__
+    assert "XLA_FLAGS" in report["versions"]
+    assert report["parameters"] == 64 * 32 + 32 + 2 * 32 + 32 * 10 + 10
+
+    logged = [line for line in lines(tmp_path) if "train/loss" in line]
+    assert [line["step"] for line in logged] == [7, 14, 20]
+    assert all({"train/accuracy", "lr", "grad_norm", "update_ratio"} <= line.keys() for line in logged)
+    assert [line["step"] for line in lines(tmp_path) if "validation/loss" in line] == [10, 20]
+
+    scalars = {(value.tag, event.step) for event in events(tmp_path) for value in event.summary.value}
+    assert {("train/loss", 7), ("lr", 14), ("grad_norm", 20), ("update_ratio", 7), ("validation/loss", 10)} <= scalars
+
+
+def events(workdir):
+    """The TensorBoard events of a folder: records of length, its checksum, the event, its checksum."""
+    for path in sorted(workdir.glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            yield Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+
+
+def test_the_learning_rate_and_norms_in_the_log_are_right(tmp_path):
+    config = tiny(total_steps=8, log_every_steps=1, ema=0.0)
+    config.optim = {"name": "sgd", "lr": 0.5}
+    config.schedule = {"name": "linear"}
+    zoo.train(config, tmp_path)
+    logged = [line for line in lines(tmp_path) if "lr" in line]
+    np.testing.assert_allclose([line["lr"] for line in logged], 0.5 * (1 - np.arange(8) / 8), rtol=1e-6)
+    # The update of plain SGD is lr times the gradient.
+    variables = loop.load_variables(tmp_path)
+    norm = np.sqrt(sum(float((x.astype(np.float64) ** 2).sum()) for x in jax.tree.leaves(variables["params"])))
+    last = logged[-1]
+    np.testing.assert_allclose(last["update_ratio"], last["lr"] * last["grad_norm"] / norm, rtol=1e-4)
+
+
+def test_early_stopping_ends_with_the_best_weights(tmp_path):
+    config = tiny(total_steps=400, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    config.early_stopping.update(monitor="validation/loss", patience=3)
+    report = zoo.train(config, tmp_path)
+    history = [(line["step"], line["validation/loss"]) for line in lines(tmp_path) if "validation/loss" in line]
+    best_step, best = min(history, key=lambda item: item[1])
+    assert history[-1][0] < 400
+    assert len([step for step, _ in history if step > best_step]) == 3
+    assert report["step"] == report["best"]["step"] == best_step
+    assert report["metrics"]["validation"]["loss"] == best
+    again = zoo.train(config, tmp_path)  # a finished run stays finished
+    assert again["step"] == best_step
+    assert lines(tmp_path)[-1]["step"] == history[-1][0]
+
+
+def test_early_stopping_without_restoring(tmp_path):
+    config = tiny(total_steps=400, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    config.early_stopping.update(monitor="validation/loss", patience=3, restore_best=False)
+    report = zoo.train(config, tmp_path)
+    assert report["step"] == lines(tmp_path)[-1]["step"] > report["best"]["step"]
+
+
+def test_eval_only_takes_the_best_checkpoint(tmp_path):
+    config = tiny(total_steps=60, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    report = zoo.train(config, tmp_path)
+    step, results = zoo.evaluate(config, tmp_path)
+    assert step == report["best"]["step"]
+    assert results["validation"]["loss"] == report["best"]["value"]
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert step in kept
+    assert len(kept) <= 3  # the last two and the best
+
+
+@pytest.mark.parametrize("keep, best", [(1, 0), (3, 2)])
+def test_how_many_checkpoints_are_kept(tmp_path, keep, best):
+    config = tiny(total_steps=60, ema=0.0, eval_every_steps=6, optim__lr=0.3)
+    config.checkpoint.update(keep=keep, best=best, monitor="validation/accuracy")
+    zoo.train(config, tmp_path)
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    history = {line["step"]: line["validation/accuracy"] for line in lines(tmp_path) if "validation/accuracy" in line}
+    saved = sorted(history)
+    ranked = sorted(saved, key=lambda step: (history[step], step), reverse=True)
+    assert set(saved[-keep:]) <= kept
+    assert len(kept) <= keep + best
+    if best:
+        assert max(history[step] for step in kept if step in history) == history[ranked[0]]
+
+
+def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):
+    config = tiny(total_steps=60, ema=0.0)
+    config.optim = {"name": "sgd", "lr": 1e30}
+    config.schedule = {"name": "step", "at": (40,), "factor": 1.0, "warmup_steps": 0}
+    config.model.batch_norm = "none"
+    with pytest.raises(NonFiniteError, match=r"gradient of \w+/\w+ is NaN or infinite at step \d+"):
+        zoo.train(config, tmp_path / "diverged")
+
+    good = zoo.train(tiny(total_steps=12), tmp_path / "run")
+    config = tiny(total_steps=60)
+    config.data.augment = {}
+    before = {p.name for p in (tmp_path / "run/checkpoints").iterdir()}
+    source = zoo.data.load("digits")
+    poisoned = source._replace(
+        train={"feature": np.full((1797, 4), np.nan, np.float32), "label": source.train["label"]}
+    )
+    assert good["step"] == 12
+    with pytest.raises(NonFiniteError, match="at step 1; no checkpoint"):
+        zoo.train(config, tmp_path / "nan", source=poisoned)
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == before
+
+
+def test_nan_on_the_command_line_exits_with_3(tmp_path):
+    arguments = ["--config.optim.name=sgd", "--config.optim.lr=1e30", "--config.model.batch_norm=none"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", tmp_path / "run", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "NaN or infinite" in done.stderr
+
+
+def test_weights_by_hand_and_from_another_run(tmp_path):
+    config = tiny(total_steps=1, ema=0.0, optim__lr=1e-12, schedule__name="constant", schedule__warmup_steps=0)
+    first = zoo.train(tiny(total_steps=30, ema=0.0), tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    again = zoo.train(config, tmp_path / "again")
+    assert again["metrics"]["test"]["loss"] == pytest.approx(first["metrics"]["test"]["loss"], rel=1e-2)  # BN moved
+    config.init_from = None
+    given = zoo.train(config, tmp_path / "given", variables=loop.load_variables(tmp_path / "first"))
+    assert given["metrics"]["test"] == again["metrics"]["test"]
+    with pytest.raises(UserError, match=r"does not fit.*dense1/kernel: found float32\[64, 32\], the model has"):
+        zoo.train(tiny(model__widths="(16,)", init_from=str(tmp_path / "first")), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_arrays_by_hand(tmp_path):
+    rng = np.random.default_rng(0)
+    feature = rng.normal(size=(512, 5)).astype(np.float32)
+    label = (feature @ [1, -2, 3, 0, 1] > 0).astype(np.int32)
+    config = zoo.config.default()
+    config.model = {"name": "mlp", "widths": ()}
+    config.optim.lr = 0.05
+    config.total_epochs = 30
+    config.data.batch_size = 64
+    source = zoo.Source({"feature": feature, "label": label}, class_names=("no", "yes"))
+    report = zoo.train(config, tmp_path, source=source)
+    assert report["metrics"]["test"]["accuracy"] > 0.95
+
+
+def test_ema_is_evaluated_beside_the_raw_weights(tmp_path):
+    report = zoo.train(tiny(total_steps=20), tmp_path)
+    assert report["metrics"]["test"] != report["metrics"]["test_raw"]
+    plain = zoo.train(tiny(total_steps=20, ema=0.0), tmp_path / "plain")
+    assert plain["metrics"]["test"] == report["metrics"]["test_raw"]  # averaging does not touch training

@@ -1,0 +1,85 @@
+"""Sums are exact over uneven batches, and the best value is the right one."""
+
+import numpy as np
+import pytest
+
+from zoo import metrics
+from zoo.errors import UserError
+
+
+def test_mean_over_uneven_batches():
+    rng = np.random.default_rng(0)
+    values = rng.random(1_003).astype(np.float32)
+    batches = np.split(values, [100, 101, 700])
+    sums = metrics.total({"loss": (np.sum(b), np.float32(len(b)))} for b in batches)
+    assert sums["loss"][1] == 1_003
+    assert metrics.divide(sums)["loss"] == pytest.approx(values.mean(), rel=1e-6)
+    mean_of_means = np.mean([b.mean() for b in batches])
+    assert abs(metrics.divide(sums)["loss"] - mean_of_means) > 1e-3  # what a wrong mean would be
+
+
+def test_sums_are_double():
+    """In float32, a count of 2**24 does not grow any more."""
+    one = {"accuracy": (np.float32(1), np.float32(1))}
+    start = {"accuracy": (np.float32(2**24), np.float32(2**24))}
+    assert metrics.total([start, one, one, one]) == {"accuracy": (2.0**24 + 3, 2.0**24 + 3)}
+
+
+def test_total_gives_plain_floats():
+    ((total, count),) = metrics.total([{"x": (np.float32(1), np.int32(2))}]).values()
+    assert type(total) is float
+    assert type(count) is float
+
+
+def test_nothing_counted_is_nan():
+    assert np.isnan(metrics.divide({"loss": (0.0, 0.0)})["loss"])
+    assert metrics.total([]) == {}
+
+
+@pytest.mark.parametrize(
+    "name, mode",
+    [
+        ("validation/accuracy", "max"),
+        ("validation/top5_accuracy", "max"),
+        ("test/r2", "max"),
+        ("validation/loss", "min"),
+        ("validation/mse", "min"),
+        ("validation/perplexity", "min"),
+        ("accuracy", "max"),
+        ("accuracy/loss", "min"),  # the name counts, not the split
+    ],
+)
+def test_mode_of(name, mode):
+    assert metrics.mode_of(name) == mode
+    assert metrics.mode_of(name, "min") == "min"
+    assert metrics.mode_of(name, "max") == "max"
+
+
+def test_check_mode():
+    for mode in ("min", "max", "auto"):
+        metrics.check_mode(mode, "config.checkpoint.mode")
+    with pytest.raises(UserError, match=r"config\.checkpoint\.mode is 'lowest'; it must be 'min', 'max' or 'auto'"):
+        metrics.check_mode("lowest", "config.checkpoint.mode")
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "values, mode, min_delta, index",
+    [
+        ([3, 1, 2], "min", 0, 1),
+        ([3, 1, 2], "max", 0, 0),
+        ([1, 1, 1], "min", 0, 0),  # the first of equals
+        ([1.0, 0.95, 0.88, 0.80], "min", 0.1, 2),  # 0.80 is not more than 0.1 better than 0.88
+        ([1.0, 0.95, 0.88, 0.77], "min", 0.1, 3),
+        ([0.5, 0.55, 0.65], "max", 0.1, 2),
+        ([-5.0], "max", 3.0, 0),  # the first value needs no margin
+        ([NAN, 2, NAN, 1, NAN], "min", 0, 3),
+        ([NAN, NAN], "max", 0, None),
+        ([INF, 2], "min", 0, 1),
+        ([], "min", 0, None),
+    ],
+)
+def test_best_index(values, mode, min_delta, index):
+    assert metrics.best_index(values, mode, min_delta) == index

@@ -1,0 +1,64 @@
+"""What every command line of the zoo shares: `--config.key=value`, and errors as one line with an exit code.
+
+Exit codes: 0 done, 2 a mistake in what was asked for, 3 a loss or gradient that is not finite, 130 and 143 stopped by
+Ctrl-C and SIGTERM after saving.
+"""
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from zoo.errors import Interrupted, NonFiniteError, UserError
+
+
+def take_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Splits `--config.key=value` and `--config.key value` off: (the other arguments, [(key, value), ...])."""
+    rest, overrides, arguments = [], [], iter(argv)
+    for argument in arguments:
+        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if not match:
+            rest.append(argument)
+            continue
+        value = match[2] if match[2] is not None else next(arguments, None)
+        if value is None:
+            raise UserError(f"{argument} needs a value: {argument}=...")
+        overrides.append((match[1], value))
+    return rest, overrides
+
+
+def run(main: Callable, argv: Sequence[str] | None = None, *, takes_arguments: bool = False) -> None:
+    """Parses the flags, calls `main(overrides)` and exits; expected failures print one line on stderr.
+
+    With `takes_arguments`, arguments that are no flags go to `main(overrides, arguments)`; else they are refused.
+    """
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    argv = sys.argv if argv is None else argv
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(sys.modules["__main__"].__doc__.strip())
+        print(flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        rest, overrides = take_overrides(argv)
+        arguments = flags.FLAGS(rest)[1:]
+        if takes_arguments:
+            main(overrides, arguments)
+            return
+        if arguments:
+            raise UserError(f"unexpected argument {arguments[0]!r}; settings are given as --config.key=value")
+        main(overrides)
+    except (UserError, flags.Error) as error:
+        _exit(2, f"error: {error}")
+    except NonFiniteError as error:
+        _exit(3, f"error: {error}")
+    except Interrupted as error:
+        _exit(128 + error.signum, str(error))
+    except KeyboardInterrupt:
+        _exit(130, "interrupted")
+
+
+def _exit(code: int, message: str) -> None:
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)

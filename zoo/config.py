@@ -1,0 +1,201 @@
+"""The settings of a run: defaults, config files, and `--config.key=value` from the command line.
+
+A config file is Python with `get_config()`, which starts from `default()` and changes what its recipe needs. The
+groups in `OPEN` take options of the thing they name (a model, a schedule, ...), which that thing checks itself;
+every other key must exist here. (We do not use ml_collections' own flag parser: it cannot take an option that
+the file does not mention, and it stops with a traceback.)
+"""
+
+import ast
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from zoo import durations, optim
+from zoo.errors import UserError, did_you_mean
+
+# Groups that take more keys than `default` has, and the ones that survive when their `name` is changed.
+OPEN: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "task": (),
+    "optim": tuple(optim.COMMON),
+    "schedule": tuple(f"warmup_{unit}" for unit in durations.UNITS),
+    "data.augment": (),
+}
+UNIT_TYPES = {"steps": int, "epochs": float, "examples": int, "percent": float}
+
+
+def _duration(stem: str, **given) -> dict[str, Any]:
+    return {f"{stem}_{unit}": given.get(unit, placeholder(kind)) for unit, kind in UNIT_TYPES.items()}
+
+
+def default() -> ConfigDict:
+    """A fresh config: LeNet-5 on the embedded digits. The comments here are the reference of the settings."""
+    config = ConfigDict(
+        {
+            "seed": 0,  # decides the initial weights, the order of the batches, augmentation and dropout
+            **_duration("total"),  # length of the run: total_epochs, total_steps or total_examples
+            **_duration("eval_every"),  # default: once per epoch
+            **_duration("log_every"),  # a line of training metrics in metrics.jsonl; default: every 50 steps
+            "ema": 0.0,  # decay of the averaged weights that are evaluated and kept beside the raw ones; 0: off
+            "init_from": placeholder(str),  # start from the weights of another run folder
+            "model": {"name": "lenet5"},  # options: those of the model
+            "task": {"name": "classification"},  # options: those of the task
+            "data": {
+                "name": "digits",  # zoo.data.DATASETS, or tfds:<name>
+                "batch_size": 128,  # over all devices together
+                "eval_batch_size": 1000,
+                "validation": 0.0,  # share (or number, if >= 1) cut from the training rows where the set has no split
+                "test": 0.2,  # likewise; a set that brings its own test split keeps it
+                "split_seed": 0,
+                "normalize": "standardize",  # zoo.data.preprocess.NORMALIZE; statistics from the training split alone
+                "image_size": 0,  # resize images to this height and width; 0: as they are
+                "augment": {},  # zoo.data.augment.AUGMENTS: name -> strength
+                "device": "auto",  # keep the set on the device: 'yes', 'no' (stream batches), or 'auto' by size
+                "dir": placeholder(str),  # folder of the data; default: ZOO_DATA_DIR, else ~/.cache/zoo/data
+            },
+            "optim": {"name": "adamw", **optim.COMMON},  # more options: those of the optimizer
+            "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*
+            "checkpoint": {
+                **_duration("every"),  # default: at every evaluation
+                "keep": 2,  # the last ones; two, so that a damaged one does not end the run
+                "best": 1,  # the best ones by `monitor`
+                "monitor": "",  # a metric such as 'validation/accuracy'; default: validation/loss, if there is one
+                "mode": "auto",  # 'min', 'max', or 'auto': max for metrics that are better when higher
+            },
+            "early_stopping": {
+                "monitor": "",  # a metric such as 'validation/loss'; empty: off
+                "patience": 10,  # evaluations without an improvement
+                "min_delta": 0.0,  # what counts as an improvement
+                "mode": "auto",
+                "baseline": placeholder(float),  # the metric must get better than this at all
+                "restore_best": True,  # end with the weights of the best evaluation
+            },
+        }
+    )
+    config.lock()
+    for group in (config.model, config.task, config.optim, config.schedule, config.data.augment):
+        group.unlock()
+    return config
+
+
+def load(path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+    """The config of a recipe file, with overrides such as `("optim.lr", "0.1")` applied in order.
+
+    Raises:
+      UserError: no such file, no `get_config`, an unknown key or a value of another type.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"no config file {str(path)!r}{did_you_mean(str(path), siblings)}")
+    spec = importlib.util.spec_from_file_location("zoo_recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (AttributeError, KeyError) as error:
+        if unknown := re.match(r"""["']Key "(\w+)" does not exist""", str(error)):
+            leaves = {key.rpartition(".")[2] for key in flat(default())} | set(default())
+            raise UserError(f"{path}: unknown setting {unknown[1]!r}{did_you_mean(unknown[1], leaves)}") from None
+        raise UserError(f"{path}: {_one_line(error)}") from error
+    except (TypeError, SyntaxError, ImportError) as error:
+        raise UserError(f"{path}: {_one_line(error)}") from error
+    return override(config, overrides)
+
+
+def override(config: ConfigDict, overrides: Iterable[tuple[str, Any]]) -> ConfigDict:
+    """Sets `key` to `value` for each pair; a string is read as a Python literal where the key is not a string.
+
+    A new `name` in an open group drops the options of the old one. A duration in one unit replaces the same
+    duration in another unit, unless that was overridden too (then `durations.resolve` refuses the pair).
+    """
+    overrides = [(key, value) for key, value in overrides]
+    given = {key for key, _ in overrides}
+    for key, value in sorted(overrides, key=lambda item: not item[0].endswith(".name")):
+        group_name, _, leaf = key.rpartition(".")
+        group = _find(config, key)
+        if leaf == "name" and group_name in OPEN and value != group[leaf]:
+            for other in list(group):
+                if other not in ("name", *OPEN[group_name]):
+                    del group[other]
+        stem, _, unit = leaf.rpartition("_")
+        if stem and unit in durations.UNITS:
+            for other in durations.UNITS:
+                sibling = f"{stem}_{other}"
+                if other != unit and sibling in group and f"{group_name}.{sibling}".lstrip(".") not in given:
+                    group[sibling] = None
+        _set(group, leaf, value, key)
+    return config
+
+
+def _find(config: ConfigDict, key: str) -> ConfigDict:
+    """The group that holds `key`, or a UserError that names the nearest keys."""
+    group, path = config, key.split(".")
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if part not in group and not (last and not group.is_locked):
+            raise UserError(f"unknown setting config.{key}{did_you_mean(key, flat(config))}")
+        if last:
+            if isinstance(group.get(part), ConfigDict):
+                raise UserError(f"config.{key} is a group of settings: {', '.join(group[part])}; set one of them")
+            return group
+        if not isinstance(group[part], ConfigDict):
+            raise UserError(f"unknown setting config.{key}: config.{'.'.join(path[: depth + 1])} is not a group")
+        group = group[part]
+    raise AssertionError("unreachable: a key has at least one part")
+
+
+def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
+    kind = group.get_type(leaf) if leaf in group else type(None)
+    if isinstance(value, str) and kind is not str:
+        value = _literal(value)
+    try:
+        if value is None and group.get(leaf) is not None and flat(default()).get(key) is not None:
+            raise TypeError  # ConfigDict would take None and forget the type
+        group[leaf] = value
+    except TypeError:
+        example = "" if group[leaf] is None else f", for example {group[leaf]!r}"
+        raise UserError(f"config.{key} is {value!r}; it must be of type {kind.__name__}{example}") from None
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """`{'optim.lr': 0.1, ...}`: every setting by its full key."""
+    result = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, Mapping | ConfigDict) and (len(value) or prefix + key in OPEN):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def changes(old: Mapping, new: Mapping) -> list[str]:
+    """`['optim.lr: 0.1 -> 0.2', ...]` between two configs, as JSON sees them."""
+    old, new = (flat(json.loads(json.dumps(dict(c)))) for c in (old, new))
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).strip("'\"").split())

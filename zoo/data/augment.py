@@ -1,0 +1,119 @@
+"""Augmentation on the device: pure functions of a key and a batch of raw images, inside the compiled step.
+
+`config.data.augment` maps names of AUGMENTS to their strength: `{'shift': 2, 'flip': 0.5}`. They run in the order of
+AUGMENTS, each with its own key, on images [B, H, W, C] in 0..255 (or whatever the raw range is); what is moved in
+from outside is 0.
+"""
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+
+from zoo.errors import UserError, lookup
+from zoo.types import Augment
+
+
+def flip(key, images, probability: float):
+    """Left and right exchanged with this probability."""
+    chosen = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
+    return jnp.where(chosen, images[:, :, ::-1], images)
+
+
+def _pixels(size: int):
+    """Coordinates [1, size] of the pixels of one axis."""
+    return jnp.arange(size, dtype=jnp.float32)[None]
+
+
+def _interpolation(positions, size: int):
+    """positions [B, N] -> [B, N, size]: linear interpolation at these places of an axis as a matrix product.
+
+    A product with these (mostly zero) matrices is many times faster than a gather on the CPU.
+    """
+    pixels = jnp.expand_dims(jnp.arange(size, dtype=jnp.float32), range(positions.ndim))
+    return jnp.maximum(0, 1 - jnp.abs(positions[..., None] - pixels))
+
+
+def _resample(images, rows, columns):
+    """Images at the grid of `rows` [B, H] by `columns` [B, W], in pixels; 0 outside."""
+    x = images.astype(jnp.float32)
+    x = jnp.einsum("bij,bjwc->biwc", _interpolation(rows, x.shape[1]), x)
+    return jnp.einsum("bij,bhjc->bhic", _interpolation(columns, x.shape[2]), x)
+
+
+def shift(key, images, pixels: float):
+    """Moved by whole pixels, up to `pixels` up or down and left or right."""
+    b, h, w, _ = images.shape
+    offsets = jax.random.randint(key, (2, b, 1), -int(pixels), int(pixels) + 1).astype(jnp.float32)
+    return _resample(images, _pixels(h) + offsets[0], _pixels(w) + offsets[1])
+
+
+def zoom(key, images, fraction: float):
+    """Height and width stretched about the centre, each by its own factor in 1 - fraction .. 1 + fraction."""
+    b, h, w, _ = images.shape
+    factor = jax.random.uniform(key, (2, b, 1), minval=1 - fraction, maxval=1 + fraction)
+    rows = (_pixels(h) - (h - 1) / 2) / factor[0] + (h - 1) / 2
+    columns = (_pixels(w) - (w - 1) / 2) / factor[1] + (w - 1) / 2
+    return _resample(images, rows, columns)
+
+
+def _shear(images, amount, axis: int):
+    """Each row (axis 2) or column (axis 1) moved along itself by `amount` [B] times its distance to the centre."""
+    if axis == 1:
+        return _shear(images.swapaxes(1, 2), amount, 2).swapaxes(1, 2)
+    _, h, w, _ = images.shape
+    distance = _pixels(h)[..., None] - (h - 1) / 2
+    columns = _pixels(w)[None] + amount[:, None, None] * distance
+    return jnp.einsum("bhij,bhjc->bhic", _interpolation(columns, w), images.astype(jnp.float32))
+
+
+def rotate(key, images, degrees: float):
+    """Turned about the centre by an angle in -degrees .. degrees, as three shears (Paeth 1986)."""
+    angle = jnp.deg2rad(jax.random.uniform(key, images.shape[:1], minval=-degrees, maxval=degrees))
+    images = _shear(images, jnp.tan(angle / 2), 2)
+    images = _shear(images, -jnp.sin(angle), 1)
+    return _shear(images, jnp.tan(angle / 2), 2)
+
+
+def cutout(key, images, size: float):
+    """A size x size square around a random pixel set to 0 (DeVries & Taylor 2017); it may reach over the border."""
+    b, h, w, _ = images.shape
+    centre = jax.random.uniform(key, (2, b, 1), maxval=jnp.asarray([h, w], jnp.float32)[:, None, None])
+    near = [jnp.abs(_pixels(n) + 0.5 - c) < size / 2 for n, c in zip((h, w), centre, strict=True)]
+    hidden = near[0][:, :, None] & near[1][:, None, :]
+    return jnp.where(hidden[..., None], jnp.zeros((), images.dtype), images)
+
+
+# name -> (function of (key, images, strength), largest sensible strength)
+AUGMENTS: dict[str, tuple[Callable, float]] = {
+    "flip": (flip, 1.0),
+    "rotate": (rotate, 90.0),
+    "zoom": (zoom, 0.9),
+    "shift": (shift, 1e4),
+    "cutout": (cutout, 1e4),
+}
+
+
+def make(settings: Mapping[str, float | None]) -> Augment | None:
+    """The augmentation of `config.data.augment`, or None when there is none. A strength of 0 or None turns one off.
+
+    Raises:
+      UserError: an unknown name or a strength that makes no sense.
+    """
+    for name, strength in settings.items():
+        largest = lookup("augmentation", name, AUGMENTS)[1]
+        if strength is not None and (not isinstance(strength, Real) or not 0 <= strength <= largest):
+            raise UserError(f"config.data.augment.{name} is {strength!r}; it must be a number in 0..{largest:g}")
+    chosen = [(AUGMENTS[name][0], settings[name]) for name in AUGMENTS if settings.get(name)]
+    if not chosen:
+        return None
+
+    def augment(key, batch):
+        images = batch["image"]
+        for fn, strength in chosen:
+            key, own = jax.random.split(key)
+            images = fn(own, images, strength)
+        return batch | {"image": images}
+
+    return augment

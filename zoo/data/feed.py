@@ -1,0 +1,126 @@
+"""Feeding batches: from one array on the device, or streamed from the host; the same batches either way."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from zoo import rng
+from zoo.types import Batch, Feed
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Rows spread over all devices of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def _epoch_order(rows: int, batch_size: int, seed: int, sharding) -> Callable[[int], jax.Array]:
+    """epoch -> a permutation of the rows on the device, cut to whole batches; the last one is remembered."""
+    steps = rows // batch_size
+
+    @jax.jit
+    def order(seed, epoch):
+        return jax.random.permutation(rng.key(seed, "order", epoch), rows)[: steps * batch_size]
+
+    seed, last = jax.device_put(np.uint32(seed), sharding), {}
+
+    def order_of(epoch: int) -> jax.Array:
+        if epoch not in last:
+            last.clear()
+            last[epoch] = order(seed, jax.device_put(np.uint32(epoch), sharding))
+        return last[epoch]
+
+    return order_of
+
+
+def on_device(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
+    """The whole split lives on every device; a batch is a gather inside the compiled step."""
+    steps = len(next(iter(arrays.values()))) // batch_size
+    resident = jax.device_put(dict(arrays), replicated(mesh))
+    order_of = _epoch_order(len(next(iter(arrays.values()))), batch_size, seed, replicated(mesh))
+
+    def fetch(step: int):
+        return resident, order_of(step // steps)
+
+    def batch(fetched, step) -> Batch:
+        resident, order = fetched
+        rows = jax.lax.dynamic_slice_in_dim(order, step % steps * batch_size, batch_size)
+        rows = jax.lax.with_sharding_constraint(rows, sharded(mesh))
+        return {key: array.at[rows].get(mode="promise_in_bounds") for key, array in resident.items()}
+
+    return Feed(fetch, batch)
+
+
+def streamed(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
+    """The split stays on the host; while one batch is trained on, the next is gathered and sent."""
+    rows = len(next(iter(arrays.values())))
+    steps = rows // batch_size
+    order_of = _epoch_order(rows, batch_size, seed, replicated(mesh))
+    worker, ahead, host_order = ThreadPoolExecutor(1, "feed"), {}, {}
+
+    def gather(step: int) -> Batch:
+        epoch = step // steps
+        if epoch not in host_order:
+            host_order.clear()
+            host_order[epoch] = jax.device_get(order_of(epoch))
+        index = host_order[epoch][step % steps * batch_size :][:batch_size]
+        return jax.device_put({key: array[index] for key, array in arrays.items()}, sharded(mesh))
+
+    def fetch(step: int):
+        future = ahead.pop(step, None) or worker.submit(gather, step)
+        ahead[step + 1] = worker.submit(gather, step + 1)
+        return future.result()
+
+    return Feed(fetch, lambda fetched, step: fetched)
+
+
+def padded(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """One pass in order; the last batch is filled up with the first row, and 'mask' [B] marks the real rows."""
+    rows = len(next(iter(arrays.values())))
+    for start in range(0, rows, batch_size):
+        index = np.arange(start, start + batch_size)
+        mask = index < rows
+        yield {key: array[np.where(mask, index, 0)] for key, array in arrays.items()} | {"mask": mask}
+
+
+def evaluation(splits: Mapping[str, Arrays], batch_size: int, mesh: Mesh, *, keep: bool):
+    """split -> one exact pass in batches of one shape; `keep` leaves them on the device for the next pass."""
+    kept: dict[str, list[Batch]] = {}
+
+    def batches(split: str) -> Iterator[Batch]:
+        if split in kept:
+            yield from kept[split]
+            return
+        made = []
+        for batch in padded(splits[split], batch_size):
+            batch = jax.device_put(batch, sharded(mesh))
+            made.append(batch)
+            yield batch
+            if not keep:
+                made.clear()
+        if keep:
+            kept[split] = made
+
+    return batches
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 images [N, H, W, C] at size x size, bilinear with antialiasing."""
+    if images.shape[1:3] == (size, size):
+        return images
+
+    @jax.jit
+    def resize(x):
+        y = jax.image.resize(x.astype(jnp.float32), (*x.shape[:1], size, size, *x.shape[3:]), "bilinear")
+        return jnp.clip(jnp.round(y), 0, 255).astype(jnp.uint8)
+
+    return np.asarray(resize(images))

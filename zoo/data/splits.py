@@ -1,0 +1,53 @@
+"""Cutting validation and test rows from a set, always the same ones for a seed."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from zoo.errors import UserError
+from zoo.types import Source
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def split(source: Source, *, validation: float, test: float, seed: int) -> dict[str, Arrays]:
+    """{'train': ..., 'validation': ..., 'test': ...}; splits without rows are left out.
+
+    Args:
+      validation, test: a share of the source's training rows if below 1, else a number of rows; not used where the
+        set brings that split itself. Classes keep their proportions (stratified, by scikit-learn).
+      seed: decides the rows.
+
+    Raises:
+      UserError: a negative share, or so many rows that none are left for training.
+    """
+    result = {"train": source.train}
+    total = len(_any(source.train))
+    for name, share, own in (("test", test, source.test), ("validation", validation, source.validation)):
+        if own is not None:
+            result[name] = own
+            continue
+        rows = round(share * total) if 0 <= share < 1 else int(share)
+        if share < 0 or rows >= len(_any(result["train"])):
+            raise UserError(
+                f"config.data.{name} is {share}; it must be a share in [0, 1) or a number of rows, and leave some of "
+                f"the {total} rows for training"
+            )
+        if rows:
+            result["train"], result[name] = _cut(result["train"], rows, seed, f"config.data.{name} is {share}")
+    return result
+
+
+def _any(arrays: Arrays) -> np.ndarray:
+    return next(iter(arrays.values()))
+
+
+def _cut(arrays: Arrays, rows: int, seed: int, setting: str) -> tuple[Arrays, Arrays]:
+    from sklearn.model_selection import train_test_split
+
+    labels = arrays.get("label")
+    try:
+        kept, cut = train_test_split(np.arange(len(_any(arrays))), test_size=rows, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise UserError(f"{setting}: {error}") from None
+    return tuple({key: value[np.sort(index)] for key, value in arrays.items()} for index in (kept, cut))

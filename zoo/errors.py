@@ -1,0 +1,40 @@
+"""Mistakes of the user, told in one clear line.
+
+Anything a user can get wrong (a name, a file, a number) raises `UserError`; the command line prints its one
+line and exits with 2, a library user sees an ordinary exception. Bugs of ours keep their traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What is wrong, where, and what would be right, in one line."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient became NaN or infinite; the command line exits with 3."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error line: `; did you mean 'adam'?`, or the known names when none is near."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "; known: " + ", ".join(known) if known else "; none are known"
+
+
+def lookup(kind: str, name: str, table: dict):
+    """`table[name]`, or a UserError that says `unknown <kind> '<name>'` and names the nearest ones."""
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, table)}")
+    return table[name]
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a run after its state was saved; the command line exits with 128 + signal."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum

@@ -1,0 +1,290 @@
+"""The one loop: trains, evaluates, checkpoints and resumes any task."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from zoo import compilation, early_stopping, metrics, report, rules
+from zoo import config as configs
+from zoo.checkpoint import Checkpoints, check_fit, load_variables
+from zoo.console import Display
+from zoo.errors import Interrupted, NonFiniteError, UserError
+from zoo.run import Run, init_variables, prepare
+from zoo.run_folder import RunFolder, read_json, write_atomically
+from zoo.step import Window, empty_window
+from zoo.types import Source, TrainState, Variables
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    source: Source | None = None,
+    variables: Variables | None = None,
+) -> dict[str, Any]:
+    """Trains to the end of the config's run, from wherever the work directory stands.
+
+    The weights come from the last checkpoint in `workdir`, else from `variables` or `config.init_from`, else fresh.
+
+    Args:
+      config: see `zoo.config.default`.
+      workdir: the folder of the run, made if missing; `zoo.run_folder` tells what it will hold.
+      source: arrays to learn from, in place of the data set that `config.data.name` names.
+      variables: initial {'params': ..., 'batch_stats': ...}.
+
+    Returns:
+      The report, which is also `report.json`: config, model, parameters, seed, step, seconds (by phase), metrics
+      (split -> name -> value), best, versions, device, commit.
+
+    Raises:
+      UserError: a setting, a file or a checkpoint that does not fit; nothing was overwritten.
+      NonFiniteError: a loss or gradient is NaN or infinite; the last good checkpoint is kept.
+      Interrupted: SIGTERM or SIGINT came; the state was saved.
+    """
+    watch = report.Stopwatch()
+    with watch.phase("data"):
+        run = prepare(config, source)
+        if variables is None and config.init_from and not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
+            variables = load_variables(config.init_from)
+        if variables is not None:
+            state, _ = run.shapes
+            check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
+    with _open(run, workdir) as (folder, checkpoints), _Signals() as signals:
+        compilation.check_engine_once()
+        with watch.phase("start"):
+            state, window, earlier = _start(run, checkpoints, variables)
+        done = int(jax.device_get(state.step))
+        _announce(run, folder, done, earlier)
+        folder.start(done)
+        with Display(run, done) as display:
+            state, last_evaluation = _train(run, folder, checkpoints, signals, display, watch, state, window)
+        return _finish(run, folder, checkpoints, watch, state, last_evaluation, resumed_from=done)
+
+
+def evaluate(
+    config: ConfigDict, workdir: str | os.PathLike, *, source: Source | None = None
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """(step, split -> name -> value) of the best checkpoint in `workdir`, or of the last where none is the best."""
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
+    run = prepare(config, source)
+    with _open(run, workdir) as (folder, checkpoints):
+        best = _best(run, folder.read(), checkpoints)
+        restored = checkpoints.restore(run.shapes, steps=[best["step"]] if best else None)
+        if restored is None:
+            raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
+        step, (state, _), _ = restored
+        return step, evaluate_state(run, state, run.splits)
+
+
+def evaluate_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, float]]:
+    """Exact metrics of whole splits: split -> name -> value.
+
+    With averaged weights, `<split>` is theirs and `<split>_raw` is that of the weights they average.
+    """
+    views = {"": {"params": state.params, **state.model_state}}
+    if state.ema is not None:
+        views = {"": {**state.model_state, **state.ema}, "_raw": views[""]}
+    results = {}
+    for split in splits:
+        for suffix, variables in views.items():
+            batches = jax.device_get([run.eval_step(variables, batch) for batch in run.dataset.eval(split)])
+            results[split + suffix] = run.task.finalize(metrics.divide(metrics.total(batches)))
+    return results
+
+
+@contextlib.contextmanager
+def _open(run: Run, workdir):
+    settings = run.config.checkpoint
+    with (
+        RunFolder(workdir) as folder,
+        Checkpoints(
+            folder.path / "checkpoints",
+            keep=settings.keep,
+            best=settings.best,
+            monitor=run.monitor,
+            mode=metrics.mode_of(run.monitor, settings.mode),
+        ) as checkpoints,
+    ):
+        yield folder, checkpoints
+
+
+class _Signals:
+    """While open, SIGTERM and SIGINT are only noted, in `received`; a second one acts as it did before."""
+
+    received: int | None = None
+
+    def __enter__(self):
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def _note(self, signum, frame):
+        self.received = signum
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+
+def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
+    """(state, window, what the checkpoint says of itself or None)."""
+    restored = checkpoints.restore(run.shapes)
+    if restored is not None:
+        _, (state, window), earlier = restored
+        return state, window, earlier
+    replicated = jax.tree.leaves(run.shapes)[0].sharding
+    if variables is None:
+        seed = jax.device_put(np.uint32(run.config.seed), replicated)
+        variables = jax.jit(init_variables(run.task, run.dataset), out_shardings=replicated)(seed)
+    else:
+        variables = jax.device_put(variables, replicated)
+    window = jax.device_put(empty_window(run.shapes[1].metrics), replicated)
+    return run.init(variables), window, None
+
+
+def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
+    """Says what goes on from where, and writes config.json."""
+    if earlier:
+        changed = configs.changes(earlier["config"], run.config.to_dict())
+        more = f"; changed settings: {'; '.join(changed)}" if changed else ""
+        print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
+    write_atomically(folder.path / "config.json", configs.to_json(run.config))
+
+
+def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
+    """Steps until the end, an early stop or a signal. Returns (state, the evaluation of that very state or {})."""
+    seed = jax.device_put(np.uint32(run.config.seed), window.bad_step.sharding)
+    paths = list(rules.flatten(state.params))
+    extra = {"config": run.config.to_dict(), "versions": report.versions()}
+    step, total, unlogged, evaluation = int(jax.device_get(state.step)), run.total_steps, None, {}
+
+    def check_finite(window: Window) -> None:
+        if window.bad_step >= 0:
+            what = "the loss" if window.bad_leaf < 0 else f"the gradient of {paths[window.bad_leaf]}"
+            kept = checkpoints.steps()
+            raise NonFiniteError(
+                f"{what} is NaN or infinite at step {int(window.bad_step) + 1}; "
+                + (f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet")
+                + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
+            )
+
+    def log() -> None:
+        """Writes the last full window, which the device finished while the next step was dispatched."""
+        nonlocal unlogged
+        if unlogged is None:
+            return
+        (at, window), unlogged = unlogged, None
+        window = jax.device_get(window)
+        check_finite(window)
+        values = run.task.finalize(metrics.divide(metrics.total([window.metrics])))
+        line = {f"train/{name}": value for name, value in values.items()}
+        line |= {name: float(getattr(window, name)) for name in ("lr", "grad_norm", "update_ratio")}
+        folder.write(at, line)
+        display.train(at, values)
+
+    def stops_early() -> bool:
+        monitor = run.config.early_stopping.monitor
+        values = [value for _, value in folder.history(monitor)] if monitor else []
+        return bool(monitor) and early_stopping.should_stop(values, run.config.early_stopping)
+
+    with watch.phase("train"):
+        stopped = stops_early()
+        while step < total and not stopped and not signals.received:
+            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed)
+            step += 1
+            log()
+            if step % run.log_every == 0 or step == total:
+                unlogged = (step, window)
+            save, monitored, evaluation = step % run.save_every == 0 or step == total, None, {}
+            if step % run.eval_every == 0 or step == total:
+                log()
+                with watch.phase("eval"):
+                    evaluation = evaluate_state(run, state, run.eval_splits)
+                line = {f"{split}/{name}": v for split, values in evaluation.items() for name, v in values.items()}
+                folder.write(step, line)
+                display.evaluated(step, line, folder)
+                stopped = stops_early()
+                monitored = line.get(run.monitor)
+                save |= stopped or ((best := _best(run, folder.lines)) is not None and best["step"] == step)
+            if save or signals.received:
+                log()
+                check_finite(jax.device_get(window))
+                with watch.phase("checkpoint"):
+                    checkpoints.save(step, (state, window), extra, monitored)
+        jax.block_until_ready(state)
+        with watch.phase("checkpoint"):
+            checkpoints.wait()
+    if signals.received and step < total and not stopped:
+        name = signal.Signals(signals.received).name
+        raise Interrupted(
+            signals.received,
+            f"{name}: stopped after step {step} of {total} and saved in {folder.path}; "
+            "run the same command again to go on",
+        )
+    return state, evaluation
+
+
+def _best(run: Run, lines, checkpoints: Checkpoints | None = None) -> dict[str, Any] | None:
+    """{'step', 'monitor', 'value'} of the best evaluation (of those that have a checkpoint), or None."""
+    kept = checkpoints.steps() if checkpoints else None
+    history = [(line["step"], line[run.monitor]) for line in lines if run.monitor in line]
+    history = [(step, value) for step, value in history if kept is None or step in kept]
+    mode = metrics.mode_of(run.monitor, run.config.checkpoint.mode)
+    index = metrics.best_index([value for _, value in history], mode)
+    if index is None:
+        return None
+    return {"step": history[index][0], "monitor": run.monitor, "value": history[index][1]}
+
+
+def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state, evaluation, *, resumed_from: int):
+    """The final evaluation, report.json and the results line."""
+    best = _best(run, folder.lines)
+    stopping = run.config.early_stopping
+    step = int(jax.device_get(state.step))
+    trained = step - resumed_from
+    if stopping.monitor and stopping.restore_best and best and best["step"] != step:
+        step, (state, _), _ = checkpoints.restore(run.shapes, steps=[best["step"]])
+        evaluation = {}
+    with watch.phase("eval"):
+        missing = [split for split in run.splits if split not in evaluation]
+        results = evaluation | evaluate_state(run, state, missing)
+    seconds = {"import": report.IMPORT_SECONDS, **watch.seconds}
+    seconds["total"] = sum(seconds.values())
+    compiled = compilation.compilations()
+    result = {
+        "config": run.config.to_dict(),
+        "model": run.config.model.name,
+        "parameters": sum(x.size for x in jax.tree.leaves(run.shapes[0].params)),
+        "seed": run.config.seed,
+        "step": step,
+        "seconds": {name: round(s, 3) for name, s in seconds.items()},
+        "examples_per_second": round(trained * run.dataset.meta["batch_size"] / max(watch.seconds["train"], 1e-9)),
+        "compilations": {"count": compiled.count, "cache_hits": compiled.cache_hits},
+        "metrics": results,
+        "best": best,
+        "versions": report.versions(),
+        "device": report.device(),
+        "commit": report.commit(),
+    }
+    before = read_json(folder.path / "report.json") if not trained else None
+    if before is None or before.get("step") != step:
+        write_atomically(folder.path / "report.json", json.dumps(result, indent=2))
+    shown = "; ".join(
+        f"{split} " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        for split, values in results.items()
+    )
+    how = f"{trained} steps in {seconds['total']:.1f} s" if trained else f"already finished at step {step}"
+    print(f"{folder.path.name}: {shown} ({how}; {folder.path / 'report.json'})", flush=True)
+    return result

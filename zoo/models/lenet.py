@@ -1,0 +1,150 @@
+"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B).
+
+What has how many parameters, for one channel and 10 classes:
+
+| part | full | 1998 |
+|---|---|---|
+| conv1, 6 maps of 5x5 | 156 | 156 |
+| pool1, a scale and a bias per map | | 12 |
+| conv2, 16 maps of 5x5 | 2,416 | 1,516, by the paper's table I: each map sees 3, 4 or 6 of the 6 |
+| pool2, a scale and a bias per map | | 32 |
+| dense1 (conv3 in the paper) 120, dense2 84 | 48,120 + 10,164 | the same |
+| head | 850 | 850 |
+| **all** | **61,706** | **60,850** |
+
+61,706 is the common form, with max or plain average pooling and a fully connected conv2; with the trainable pooling
+of 1998 it has 61,750. The 1998 network counts 60,000 because its output layer, distances to fixed 7x12 bitmaps of
+the characters, is not trained; ours ends in a dense softmax head (a deviation: 850 more parameters). The modern
+variant (relu, max pooling) is what people train today; recipe `mnist_lenet` reaches 99.45 % and more with it.
+
+Input: images [B, H, W, C] of at least 12x12; 28x28 images are padded by 2 as in the paper's 32x32 frames.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from zoo import activations, initializers
+from zoo.errors import UserError, lookup
+from zoo.models.conv import NHWC, Conv, avg_pool, conv, max_pool
+from zoo.options import check_rate
+
+# Table I of the paper: which maps of pool1 feed each of the 16 maps of conv2.
+TABLE_1 = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+    (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+
+# What the two networks are made of; every option can also be set on its own.
+VARIANTS = {
+    "modern": {"activation": "relu", "pool": "max", "connections": "full"},
+    "1998": {"activation": "lecun_tanh", "pool": "trainable", "connections": "table"},
+}
+
+
+class LeNet5(nn.Module):
+    """LeNet-5: images [B, H, W, C] to logits [B, num_classes].
+
+    Attributes:
+      num_classes: width of the head; 0 returns the 84 features before it.
+      activation: a name of `zoo.activations`.
+      pool: 'max', 'avg', or 'trainable': the average times a scale plus a bias per map, squashed again (S2, S4).
+      connections: of conv2, 'full' or the paper's 'table' (only for 6 input maps, which conv1 gives).
+      padding: of conv1, on each side: 2 for 28x28 images as in the paper's 32x32 frames, 0 for 32x32.
+      dropout: rate on the two hidden dense layers (not in the paper).
+      kernel_init: a name of `zoo.initializers`.
+    """
+
+    num_classes: int = 10
+    activation: str = "relu"
+    pool: str = "max"
+    connections: str = "full"
+    padding: int = 2
+    dropout: float = 0.0
+    kernel_init: str = "lecun_uniform"
+
+    def __post_init__(self):
+        super().__post_init__()
+        activations.get(self.activation)
+        initializers.get(self.kernel_init)
+        check_rate("lenet5", dropout=self.dropout)
+        if self.padding < 0:
+            raise UserError(f"lenet5: padding is {self.padding}; it must be zero or more")
+        if self.num_classes < 0:
+            raise UserError(f"lenet5: num_classes is {self.num_classes}; it must be at least 1, or 0 for features")
+        if self.pool not in ("max", "avg", "trainable"):
+            raise UserError(f"lenet5: pool is {self.pool!r}; it must be 'max', 'avg' or 'trainable'")
+        if self.connections not in ("full", "table"):
+            raise UserError(f"lenet5: connections is {self.connections!r}; it must be 'full' or 'table'")
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        act = activations.get(self.activation)
+        init = {"kernel_init": initializers.get(self.kernel_init)}
+        smallest = 16 - 2 * self.padding
+        if x.ndim != 4 or min(x.shape[1:3]) < smallest:
+            raise UserError(
+                f"lenet5: the input has shape {x.shape}; it must be [B, H, W, C], at least {smallest}x{smallest} "
+                f"with padding {self.padding}"
+            )
+        x = act(Conv(6, (5, 5), padding=self.padding, name="conv1", **init)(x))
+        x = self._pool(x, "pool1")
+        if self.connections == "table":
+            x = act(TableConv(name="conv2", **init)(x))
+        else:
+            x = act(Conv(16, (5, 5), padding="VALID", name="conv2", **init)(x))
+        x = self._pool(x, "pool2")
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate((120, 84), start=1):
+            x = act(nn.Dense(width, name=f"dense{i}", **init)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
+        if not self.num_classes:
+            return x
+        return nn.Dense(self.num_classes, name="head", **init)(x)
+
+    def _pool(self, x, name: str):
+        if self.pool == "max":
+            return max_pool(x, (2, 2), (2, 2))
+        x = avg_pool(x, (2, 2), (2, 2))
+        if self.pool == "trainable":
+            x = activations.get(self.activation)(ScaleBias(name=name)(x))
+        return x
+
+
+class ScaleBias(nn.Module):
+    """One trainable scale and bias per channel: the subsampling units' own parameters (S2 and S4)."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x * jnp.expand_dims(scale, range(x.ndim - 1)) + jnp.expand_dims(bias, range(x.ndim - 1))
+
+
+class TableConv(nn.Module):
+    """A valid 5x5 convolution from 6 to 16 maps with the connections of table I: 60 kernels, 1,516 parameters."""
+
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x):
+        if x.shape[-1] != 6:
+            raise UserError(f"lenet5: table I connects 6 maps, the input of conv2 has {x.shape[-1]}")
+        sources = np.concatenate(TABLE_1)
+        targets = np.repeat(np.arange(16), [len(row) for row in TABLE_1])
+
+        def init(key, shape):  # as the full convolution, whose fan-in the 60 kernels on their own do not show
+            return self.kernel_init(key, (5, 5, 6, 16))[:, :, sources, targets].reshape(shape)
+
+        kernels = self.param("kernel", init, (5, 5, len(sources)))
+        bias = self.param("bias", nn.initializers.zeros, (16,))
+        kernel = jnp.zeros((5, 5, 6, 16), kernels.dtype).at[:, :, sources, targets].set(kernels)
+        y = conv(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC)
+        return y + jnp.expand_dims(bias, (0, 1, 2))
+
+
+def make(variant: str = "modern", **options) -> LeNet5:
+    """LeNet-5 in one of `VARIANTS`, 'modern' or '1998'; further options are those of `LeNet5`."""
+    return LeNet5(**lookup("lenet5 variant", variant, VARIANTS) | options)

@@ -1,0 +1,61 @@
+"""Checking options by name and type against the signature of what takes them."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from zoo.errors import UserError, did_you_mean
+
+
+def check(what: str, fn: Callable, options: Mapping[str, Any], *, known: Iterable[str] | None = None) -> None:
+    """Refuses options that `fn` does not take, or of another type than its annotations say.
+
+    Args:
+      what: for the error line, such as "model 'mlp'".
+      fn: a function or class; the names and annotations of its parameters decide.
+      options: name -> value.
+      known: the names that are options; default: all parameters with a default.
+    """
+    parameters = inspect.signature(fn).parameters
+    if known is None:
+        known = [name for name, p in parameters.items() if p.default is not p.empty]
+    known = set(known)
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(f"{what} has no option {key!r}{did_you_mean(key, known)}")
+        kind = parameters[key].annotation if key in parameters else inspect.Parameter.empty
+        if kind is not inspect.Parameter.empty and not _fits(value, kind):
+            raise UserError(f"{what}: {key} is {value!r}; it must be {_describe(kind)}")
+
+
+def check_rate(what: str, **rates: float) -> None:
+    """Refuses rates of dropout and the like outside of [0, 1)."""
+    for key, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UserError(f"{what}: {key} is {rate}; it must be in [0, 1)")
+
+
+def _fits(value, kind) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in arguments)
+    if kind is None or kind is type(None):
+        return value is None
+    if origin is Sequence:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, *arguments) for v in value)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _describe(kind) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_describe, arguments))
+    if origin is Sequence:
+        return f"a tuple of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s, such as (1, 2)"
+    words = {int: "an integer", float: "a number", str: "a word", bool: "True or False", type(None): "None"}
+    return words.get(kind, str(kind))

@@ -1,0 +1,146 @@
+"""Everything a config stands for, checked and made before anything is trained."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from zoo import compilation, data, durations, early_stopping, metrics, models, optim, rng, schedules, step, tasks
+from zoo.data import augment, feed
+from zoo.errors import UserError, did_you_mean
+from zoo.types import Dataset, Source, Task, TrainState
+
+
+class Run(NamedTuple):
+    """Everything a config stands for, before anything is trained."""
+
+    config: ConfigDict
+    mesh: Mesh
+    dataset: Dataset
+    model: nn.Module
+    task: Task
+    schedule: Callable
+    tx: optax.GradientTransformation
+    init: Callable  # (variables) -> first TrainState, compiled
+    train_step: Callable  # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers
+    eval_step: Callable  # (variables, batch) -> metrics, compiled
+    shapes: tuple[TrainState, step.Window]  # of ShapeDtypeStruct, with shardings
+    total_steps: int
+    eval_every: int
+    log_every: int
+    save_every: int
+    splits: tuple[str, ...]  # all but 'train': what the final evaluation covers
+    eval_splits: tuple[str, ...]  # evaluated during training: validation where there is one
+    metric_names: tuple[str, ...]  # of those splits, such as 'validation/loss'
+    monitor: str  # what makes a checkpoint the best; '' if nothing does
+
+
+def prepare(config: ConfigDict, source: Source | None = None) -> Run:
+    """Reads the data and makes the model, the task and the optimizer; compiles nothing.
+
+    Args:
+      config: from `zoo.config.load` or `default`.
+      source: arrays to use in place of the data set that the config names.
+
+    Raises:
+      UserError: a setting that is unknown or makes no sense.
+    """
+    compilation.enable_cache()
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
+    if not 0 <= config.ema < 1:
+        raise UserError(f"config.ema is {config.ema}; it must be in [0, 1), for example 0.998")
+    dataset = data.make(config.data, seed=config.seed, mesh=mesh, source=source)
+    meta = dataset.meta
+
+    length = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"], "minimum": 1}
+    total = durations.resolve("total", config, **length)
+    if total is None:
+        raise UserError("config: how long to train? Set total_epochs, total_steps or total_examples")
+    length["total_steps"] = total
+    eval_every = durations.resolve("eval_every", config, default=meta["steps_per_epoch"], **length)
+    log_every = durations.resolve("log_every", config, default=50, **length)
+    save_every = durations.resolve(
+        "every", config.checkpoint, default=max(total // 10, 1), where="config.checkpoint", **length
+    )
+
+    model_options = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    outputs = tasks.num_outputs(config.task, meta)
+    if model_options.setdefault("num_classes", outputs) != outputs:
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, but task {config.task.name} on data set "
+            f"{meta['name']!r} needs {outputs} outputs; leave it out"
+        )
+    model = models.create_model(config.model.name, **model_options)
+    task = tasks.make(config.task, model, meta)
+    schedule = schedules.make(
+        config.optim.get("lr", optim.COMMON["lr"]), total, config.schedule,
+        steps_per_epoch=meta["steps_per_epoch"], batch_size=meta["batch_size"],
+    )  # fmt: skip
+    variables = jax.eval_shape(init_variables(task, dataset), np.uint32(0))
+    tx = optim.make(config.optim, schedule, variables["params"])
+    ema = config.ema > 0
+
+    replicated = feed.replicated(mesh)
+    init = jax.jit(lambda v: step.first_state(task, tx, v, ema=ema), out_shardings=replicated)
+    train_step = step.make_train_step(
+        task, tx, schedule, dataset, augment.make(config.data.augment), ema_decay=config.ema, log_every=log_every
+    )
+    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
+    eval_step = jax.jit(step.make_eval_step(task, dataset), out_shardings=replicated)
+    shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, variables)))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
+
+    splits = tuple(name for name in meta["splits"] if name != "train")
+    eval_splits = ("validation",) if "validation" in splits else splits
+    names = _metric_names(task, dataset, variables, eval_splits, ema=ema)
+    early_stopping.check(config.early_stopping)
+    for group in ("early_stopping", "checkpoint"):
+        metrics.check_mode(config[group].mode, f"config.{group}.mode")
+        wanted = config[group].monitor
+        if wanted and wanted not in names:
+            raise UserError(f"config.{group}.monitor: no metric {wanted!r} is evaluated{did_you_mean(wanted, names)}")
+    for key, least in (("keep", 1), ("best", 0)):
+        if config.checkpoint[key] < least:
+            raise UserError(f"config.checkpoint.{key} is {config.checkpoint[key]}; it must be at least {least}")
+    default_monitor = "validation/loss" if "validation" in splits else ""
+    monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
+    return Run(
+        config, mesh, dataset, model, task, schedule, tx, init, train_step, eval_step, shapes, total, eval_every,
+        log_every, save_every, splits, eval_splits, names, monitor,
+    )  # fmt: skip
+
+
+def init_variables(run_task: Task, dataset: Dataset) -> Callable:
+    """seed -> fresh variables, to be compiled."""
+    sample = data.sample(dataset)
+    return lambda seed: run_task.init(rng.key(seed, "init"), dataset.preprocess(sample))
+
+
+def _train_metrics(task: Task, dataset: Dataset, variables):
+    """Shapes of the metrics of a training step."""
+    batch = data.sample(dataset, dataset.meta["batch_size"])
+    model_state = {k: v for k, v in variables.items() if k != "params"}
+
+    def metrics(params, model_state, batch, seed):
+        batch = dataset.preprocess(batch)
+        return task.loss(params, model_state, batch, rng.key(seed, "model"), train=True)[1][1]
+
+    return jax.eval_shape(metrics, variables["params"], model_state, batch, np.uint32(0))
+
+
+def _metric_names(task: Task, dataset: Dataset, variables, splits, *, ema: bool) -> tuple[str, ...]:
+    """What an evaluation will report, found without computing anything."""
+    batch = data.sample(dataset, dataset.meta["eval_batch_size"])
+    batch["mask"] = np.ones(dataset.meta["eval_batch_size"], bool)
+    shapes = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
+    names = task.finalize(dict.fromkeys(shapes, 1.0))
+    return tuple(
+        f"{split}{raw}/{name}" for split in splits for raw in (("", "_raw") if ema else ("",)) for name in names
+    )

@@ -1,0 +1,111 @@
+"""The compiled steps: one training step, one evaluation step, the same for every task."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from zoo import rng
+from zoo.types import Augment, Batch, Dataset, Metrics, Task, TrainState, Variables
+
+
+class Window(NamedTuple):
+    """What the steps since the last log line add up to, on the device, so that no step waits for the host."""
+
+    metrics: Metrics
+    grad_norm: jax.Array  # global L2 norm at the last step of the window; the next two likewise
+    update_ratio: jax.Array  # L2 norm of the update over that of the parameters
+    lr: jax.Array
+    bad_step: jax.Array  # the first step whose loss or gradient was not finite; -1: none so far
+    bad_leaf: jax.Array  # the first parameter whose gradient was not finite then; -1: only the loss was not
+
+
+def first_state(task: Task, tx: optax.GradientTransformation, variables: Variables, *, ema: bool) -> TrainState:
+    """The state before the first step."""
+    model_state = {k: v for k, v in variables.items() if k != "params"}
+    state = TrainState(jnp.int32(0), variables["params"], model_state, tx.init(variables["params"]), None)
+    # A copy, because the step donates its whole state and no buffer may be donated twice.
+    return state._replace(ema=jax.tree.map(jnp.copy, _averaged(state))) if ema else state
+
+
+def _averaged(state: TrainState) -> Variables:
+    stats = state.model_state.get("batch_stats")
+    return {"params": state.params} | ({"batch_stats": stats} if stats is not None else {})
+
+
+def empty_window(metrics) -> Window:
+    """A window of no steps, for metrics with these shapes."""
+    zeros = jax.tree.map(lambda m: np.zeros(m.shape, m.dtype), metrics)
+    return Window(zeros, *(np.zeros((), np.float32) for _ in range(3)), *(np.full((), -1, np.int32) for _ in range(2)))
+
+
+def make_train_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: Callable,
+    dataset: Dataset,
+    augment: Augment | None,
+    *,
+    ema_decay: float,
+    log_every: int,
+) -> Callable[[TrainState, Window, Any, jax.Array], tuple[TrainState, Window]]:
+    """(state, window, fetched, seed) -> (state, window), to be compiled.
+
+    `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar.
+    """
+
+    def train_step(state: TrainState, window: Window, fetched, seed):
+        step = state.step
+        batch = dataset.train.batch(fetched, step)
+        if augment is not None:
+            batch = augment(rng.key(seed, "augment", step), batch)
+        batch = dataset.preprocess(batch)
+
+        def loss_fn(params):
+            return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
+
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(step + 1, params, model_state, opt_state, None)
+        if ema_decay:
+            # Short averages while there is little to average, as in TensorFlow's ExponentialMovingAverage.
+            decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, _averaged(new))
+            new = new._replace(ema=ema)
+
+        squares = jnp.stack([jnp.sum(jnp.square(g), dtype=jnp.float32) for g in jax.tree.leaves(grads)])
+        finite = jnp.isfinite(squares)
+        newly_bad = (window.bad_step < 0) & ~(finite.all() & jnp.isfinite(loss))
+        first_leaf = jnp.where(finite.all(), -1, jnp.argmin(finite)).astype(jnp.int32)
+        fresh, last = step % log_every == 0, (step + 1) % log_every == 0
+        window = Window(
+            jax.tree.map(lambda total, m: jnp.where(fresh, 0, total) + m, window.metrics, metrics),
+            jnp.sqrt(squares.sum()),
+            # Two passes over all parameters: only for the step that is logged.
+            jax.lax.cond(
+                last,
+                lambda: optax.tree.norm(updates) / (optax.tree.norm(params) + 1e-12),
+                lambda: window.update_ratio,
+            ),
+            jnp.asarray(schedule(step), jnp.float32),
+            jnp.where(newly_bad, step, window.bad_step),
+            jnp.where(newly_bad, first_leaf, window.bad_leaf),
+        )
+        return new, window
+
+    return train_step
+
+
+def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch], Metrics]:
+    """(variables, raw batch) -> the metrics of its real rows, to be compiled."""
+
+    def eval_step(variables: Variables, batch: Batch) -> Metrics:
+        model_state = {k: v for k, v in variables.items() if k != "params"}
+        _, (_, metrics) = task.loss(variables["params"], model_state, dataset.preprocess(batch), None, train=False)
+        return metrics
+
+    return eval_step

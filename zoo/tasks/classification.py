@@ -1,0 +1,67 @@
+"""Classification of whole examples: softmax over the classes, or one logit for two classes."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zoo.errors import UserError
+from zoo.tasks.supervised import apply_model, init_model, masked_mean, masked_sum
+from zoo.types import Task
+
+
+def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
+    classes = meta["num_classes"]
+    if classes is None:
+        raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task regression")
+    if binary and classes != 2:
+        raise UserError(f"task classification: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
+    return 1 if binary else classes
+
+
+def make(
+    model,
+    meta: Mapping,
+    *,
+    binary: bool = False,
+    label_smoothing: float = 0.0,
+    top_k: Sequence[int] = (),
+) -> Task:
+    """Cross-entropy in nats; metrics loss, accuracy and `top<k>_accuracy`, each as (sum, count).
+
+    Args:
+      model: module from batch['image'] or batch['feature'] to logits [B, num_outputs].
+      meta: of the data set; `num_classes` is read.
+      binary: one logit and the logistic loss instead of two logits and softmax.
+      label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, section 7); in the
+        training loss alone: evaluation reports the plain cross-entropy.
+      top_k: the k for which to report how often the label is among the k largest logits.
+    """
+    classes = meta["num_classes"]
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"task classification: label_smoothing is {label_smoothing}; it must be in [0, 1)")
+    if any(not 0 < k < classes for k in top_k):
+        raise UserError(f"task classification: top_k is {tuple(top_k)}; each k must be between 1 and {classes - 1}")
+
+    def loss(params, model_state, batch, key, *, train: bool):
+        logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
+        labels, mask = batch["label"], batch.get("mask")
+        smooth = label_smoothing if train else 0.0
+        if binary:
+            logit = logits[:, 0]
+            losses = optax.sigmoid_binary_cross_entropy(logit, labels * (1 - smooth) + smooth / 2)
+            correct = (logit > 0) == (labels == 1)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            if smooth:
+                to_all = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+                losses = (1 - smooth) * losses + smooth * to_all
+            correct = jnp.argmax(logits, -1) == labels
+        metrics = {"loss": masked_sum(losses, mask), "accuracy": masked_sum(correct, mask)}
+        for k in top_k:
+            own = jnp.take_along_axis(logits, labels[:, None], -1)
+            metrics[f"top{k}_accuracy"] = masked_sum(jnp.sum(logits > own, -1) < k, mask)
+        return masked_mean(losses, mask), (model_state, metrics)
+
+    return Task(init_model(model), loss)

@@ -1,0 +1,41 @@
+"""What all tasks on (input, answer) pairs share: applying the model, and exact masked sums."""
+
+import jax.numpy as jnp
+
+
+def model_input(batch):
+    """What the model looks at: the images of a batch, else its features."""
+    return batch["image"] if "image" in batch else batch["feature"]
+
+
+def init_model(model):
+    """`Task.init` of a model: fresh variables for inputs like those of a batch."""
+
+    def init(key, batch):
+        return model.init({"params": key}, model_input(batch), train=False)
+
+    return init
+
+
+def apply_model(model, params, model_state, batch, key, *, train: bool):
+    """Outputs in float32 and the new model state (in evaluation the old one: nothing is mutable then)."""
+    variables = {"params": params, **model_state}
+    if not train:
+        return model.apply(variables, model_input(batch), train=False).astype(jnp.float32), model_state
+    outputs, updated = model.apply(
+        variables, model_input(batch), train=True, rngs={"dropout": key}, mutable=list(model_state)
+    )
+    return outputs.astype(jnp.float32), {**model_state, **updated}
+
+
+def masked_sum(values, mask=None):
+    """(sum, count) over the real rows of a batch; `mask` [B] is missing in training, where all rows are real."""
+    values = values.astype(jnp.float32)
+    if mask is None:
+        return jnp.sum(values), jnp.asarray(values.shape[0], jnp.float32)
+    return jnp.sum(jnp.where(mask, values, 0)), jnp.sum(mask, dtype=jnp.float32)
+
+
+def masked_mean(values, mask=None):
+    total, count = masked_sum(values, mask)
+    return total / jnp.maximum(count, 1)
