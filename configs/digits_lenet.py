@@ -1,6 +1,10 @@
-"""LeNet-5 on the embedded handwritten digits: the default recipe.
+"""LeNet-5 on the embedded handwritten digits, enlarged to 20x20: the default recipe.
 
-python train.py --config configs/digits_lenet.py
+    python train.py --config configs/digits_lenet.py
+
+Test accuracy (359 digits held out) 99.50 % +- 0.31 over the seeds 0 to 4 (mean and standard deviation; the averaged
+weights); 99.39 % +- 0.37 with the split moving with the seed (--config.data.split_seed=$s --config.seed=$s).
+Whole command: 12 s the first time, 7 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.
 """
 
 from zoo.config import default

@@ -1,4 +1,10 @@
-"""LeNet-5 (modern: relu, max pooling; 61,706 parameters) on MNIST."""
+"""LeNet-5 (modern: relu, max pooling; 61,706 parameters) on MNIST.
+
+    python train.py --config configs/mnist_lenet.py
+
+Test accuracy 99.50 % +- 0.05 over the seeds 0 to 2 (mean and standard deviation; the averaged weights).
+107 to 192 s on 2 cores of an AMD EPYC (CPU) shared with other work; 90 s of CPU time.
+"""
 
 from zoo.config import default
 
@@ -10,7 +16,7 @@ def get_config():
     config.data.augment.update(rotate=10, zoom=0.1, shift=1)
     config.optim.update(name="adamw", lr=4e-3, weight_decay=0.05)
     config.schedule.update(name="one_cycle")
-    config.total_epochs = 20
+    config.total_epochs = 30
     config.eval_every_percent = 20
     config.ema = 0.998
     config.task.label_smoothing = 0.05

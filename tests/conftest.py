@@ -14,6 +14,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
+from zoo import compilation  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Real data that is too large for the repository lies beside the checkout, where there is any.
@@ -27,6 +29,7 @@ def _environment(tmp_path_factory):
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("zoo_cache")))
         if SHARED_DATA.is_dir():
             patch.setenv("ZOO_DATA_DIR", str(SHARED_DATA))
+        compilation.enable_cache()
         yield
 
 

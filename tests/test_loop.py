@@ -7,14 +7,18 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import zoo
 from zoo import compilation, loop
+from zoo import step as steps
 from zoo.errors import NonFiniteError, UserError
 from zoo.step import Window
+from zoo.types import Dataset, Feed, Task
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -156,16 +160,16 @@ def events(workdir):
 
 def test_the_learning_rate_and_norms_in_the_log_are_right(tmp_path):
     config = tiny(total_steps=8, log_every_steps=1, ema=0.0)
-    config.optim = {"name": "sgd", "lr": 0.5}
+    config.optim = {"name": "sgd", "lr": 1e-3}
     config.schedule = {"name": "linear"}
     zoo.train(config, tmp_path)
     logged = [line for line in lines(tmp_path) if "lr" in line]
-    np.testing.assert_allclose([line["lr"] for line in logged], 0.5 * (1 - np.arange(8) / 8), rtol=1e-6)
+    np.testing.assert_allclose([line["lr"] for line in logged], 1e-3 * (1 - np.arange(8) / 8), rtol=1e-6)
     # The update of plain SGD is lr times the gradient.
     variables = loop.load_variables(tmp_path)
     norm = np.sqrt(sum(float((x.astype(np.float64) ** 2).sum()) for x in jax.tree.leaves(variables["params"])))
     last = logged[-1]
-    np.testing.assert_allclose(last["update_ratio"], last["lr"] * last["grad_norm"] / norm, rtol=1e-4)
+    np.testing.assert_allclose(last["update_ratio"], last["lr"] * last["grad_norm"] / norm, rtol=1e-3)
 
 
 def test_early_stopping_ends_with_the_best_weights(tmp_path):
@@ -236,6 +240,52 @@ def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(NonFiniteError, match="at step 1; no checkpoint"):
         zoo.train(config, tmp_path / "nan", source=poisoned)
     assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == before
+
+
+@pytest.mark.parametrize("bad", [0, 3, 5, 8])
+@pytest.mark.parametrize("log_every", [4, 100])
+def test_a_nan_gradient_beside_a_finite_loss_is_traced_to_its_step(bad, log_every):
+    """sqrt(0 * b) has the value 0 and a NaN gradient: only the next loss shows it."""
+
+    def loss(params, model_state, batch, key, *, train):
+        b = jax.lax.cond(batch["step"] == bad, lambda b: jnp.sqrt(0 * b), lambda b: b, params["b"])
+        value = params["a"] ** 2 + b
+        return value, ({}, {"loss": (value, jnp.float32(1))})
+
+    task = Task(lambda key, batch: {"params": {"a": jnp.float32(1), "b": jnp.float32(1)}}, loss)
+    dataset = Dataset(Feed(None, lambda fetched, step: {"step": step}), None, lambda batch: batch, {})
+    tx = optax.sgd(0.01, momentum=0.5)
+    train_step = jax.jit(
+        steps.make_train_step(
+            task, tx, lambda step: 0.01, dataset, None, ema_decay=0, log_every=log_every, total_steps=12
+        )
+    )
+    state = steps.first_state(task, tx, task.init(None, None), ema=False)
+    window = steps.empty_window({"loss": (jnp.zeros(()), jnp.zeros(()))})
+    for _ in range(12):
+        state, window = train_step(state, window, None, jnp.uint32(0))
+    assert (int(window.bad_step), int(window.bad_leaf)) == (bad, 1)
+
+
+def test_a_checkpoint_never_holds_a_nan(monkeypatch, tmp_path):
+    """A gradient that breaks at the very step that is saved, with a loss that is still fine."""
+    prepare = loop.prepare
+
+    def prepare_and_break(*args):
+        run = prepare(*args)
+
+        def train_step(state, *rest):
+            broken = int(state.step) == 11
+            state, window = run.train_step(state, *rest)
+            params = jax.tree.map(lambda x: x * jnp.nan, state.params) if broken else state.params
+            return state._replace(params=params), window
+
+        return run._replace(train_step=train_step)
+
+    monkeypatch.setattr(loop, "prepare", prepare_and_break)
+    with pytest.raises(NonFiniteError, match=r"gradient of dense1/bias .* at step 12; the checkpoint of step 10"):
+        zoo.train(tiny(total_steps=30), tmp_path)
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 10
 
 
 def test_nan_on_the_command_line_exits_with_3(tmp_path):

@@ -20,8 +20,24 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def init(model, x, seed=0):
-    return model.init({"params": jax.random.key(seed)}, x)
+def init(model, x):
+    return jax.jit(model.init)({"params": jax.random.key(0)}, x)
+
+
+def shapes(model, x):
+    return jax.eval_shape(model.init, {"params": jax.random.key(0)}, x)
+
+
+def random(model, x):
+    """Variables of the right shapes, drawn by NumPy, biases too; batch normalization starts as it should."""
+    normal = np.random.default_rng(7).standard_normal
+    starts = {"scale": np.ones, "mean": np.zeros, "var": np.ones, "norm": np.zeros}
+
+    def draw(path, s):
+        start = next((fill for word, fill in starts.items() if word in rules.path_of(path)), normal)
+        return np.float32(start(s.shape) / (max(np.prod(s.shape[:-1]), 4) ** 0.5 if start is normal else 1))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(model, x))
 
 
 # --- without hidden layers: softmax, logistic and linear regression ----------------------------------------------
@@ -114,8 +130,8 @@ def test_weight_decay_is_ridge():
 
 def test_no_hidden_layer_is_one_matrix():
     x = np.float32(np.random.default_rng(0).standard_normal((5, 2, 3)))
-    model = create_model("mlp", widths=(), num_classes=4, bias_init="normal")
-    variables = init(model, x)
+    model = create_model("mlp", widths=(), num_classes=4)
+    variables = random(model, x)
     assert list(rules.flatten(variables["params"])) == ["head/bias", "head/kernel"]
     head = variables["params"]["head"]
     wanted = x.reshape(5, 6) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])[None]
@@ -133,7 +149,7 @@ def test_xor_by_the_published_weights():
         "dense1": {"kernel": np.float32([[1, 1], [1, 1]]), "bias": np.float32([0, -1])},
         "head": {"kernel": np.float32([[1], [-2]]), "bias": np.float32([0])},
     }
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, init(model, XOR_IN)["params"])
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda s: s.shape, shapes(model, XOR_IN)["params"])
     assert model.apply({"params": params}, XOR_IN)[:, 0].tolist() == [0, 1, 1, 0]
 
 
@@ -184,7 +200,7 @@ def x():
 
 @pytest.mark.parametrize("widths", [(), (7,), (7, 6), (4, 4, 4)])
 def test_parameters_of_each_width(x, widths):
-    params = init(create_model("mlp", widths=widths, num_classes=3), x)["params"]
+    params = shapes(create_model("mlp", widths=widths, num_classes=3), x)["params"]
     sizes = [5, *widths, 3]
     assert count(params) == sum(a * b + b for a, b in itertools.pairwise(sizes))
     assert sorted(params) == [*(f"dense{i}" for i in range(1, len(widths) + 1)), "head"]
@@ -194,13 +210,13 @@ def test_parameters_of_each_width(x, widths):
 def test_any_input_is_flattened(shape):
     x = np.arange(32, dtype=np.float32).reshape(shape) / 32
     model = create_model("mlp", widths=(3,), num_classes=2)
-    variables = init(model, np.zeros((1, 8), np.float32))
+    variables = random(model, np.zeros((1, 8), np.float32))
     np.testing.assert_array_equal(model.apply(variables, x), model.apply(variables, x.reshape(4, 8)))
 
 
 def test_hidden_layer_by_hand(x):
-    model = create_model("mlp", widths=(7,), num_classes=3, activation="tanh", bias_init="normal")
-    variables = init(model, x)
+    model = create_model("mlp", widths=(7,), num_classes=3, activation="tanh")
+    variables = random(model, x)
     p = jax.tree.map(np.asarray, variables["params"])
     hidden = np.tanh(x @ p["dense1"]["kernel"] + p["dense1"]["bias"][None])
     wanted = hidden @ p["head"]["kernel"] + p["head"]["bias"][None]
@@ -209,24 +225,29 @@ def test_hidden_layer_by_hand(x):
 
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_maxout_is_the_largest_of_k_layers(x, pieces):
-    model = create_model("mlp", widths=(7,), num_classes=0, activation="maxout", pieces=pieces, bias_init="normal")
-    variables = init(model, x)
+    model = create_model("mlp", widths=(7,), num_classes=0, activation="maxout", pieces=pieces)
+    variables = random(model, x)
     p = jax.tree.map(np.asarray, variables["params"]["dense1"])
     layers = [x @ p["kernel"][:, k::pieces] + p["bias"][None, k::pieces] for k in range(pieces)]
     assert all(layer.shape == (16, 7) for layer in layers)
     np.testing.assert_allclose(model.apply(variables, x), np.max(layers, axis=0), rtol=1e-4, atol=1e-5)
 
-    one_piece = init(create_model("mlp", widths=(7,), num_classes=0), x)["params"]
+    one_piece = shapes(create_model("mlp", widths=(7,), num_classes=0), x)["params"]
     assert count(variables["params"]) == pieces * count(one_piece)
 
 
 def test_maxout_widens_only_its_own_layer(x):
-    params = init(create_model("mlp", widths=(7, 4), activation="maxout", pieces=3), x)["params"]
-    shapes = {name: layer["kernel"].shape for name, layer in params.items()}
-    assert shapes == {"dense1": (5, 21), "dense2": (7, 12), "head": (4, 10)}
+    params = shapes(create_model("mlp", widths=(7, 4), activation="maxout", pieces=3), x)["params"]
+    kernels = {name: layer["kernel"].shape for name, layer in params.items()}
+    assert kernels == {"dense1": (5, 21), "dense2": (7, 12), "head": (4, 10)}
 
 
 # --- batch normalization -----------------------------------------------------------------------------------------
+
+
+def dense1(variables, x):
+    layer = variables["params"]["dense1"]
+    return x @ layer["kernel"] + layer["bias"][None]
 
 
 def normalized(x):
@@ -236,13 +257,13 @@ def normalized(x):
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_batch_norm_order(x, where):
     model = create_model("mlp", widths=(6,), num_classes=0, batch_norm=where)
-    variables = init(model, x)
+    variables = random(model, x)
     assert {path: leaf.shape for path, leaf in rules.flatten(variables["params"]["norm1"]).items()} == {
         "bias": (6,),
         "scale": (6,),
     }
     found, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    dense = x @ np.asarray(variables["params"]["dense1"]["kernel"])
+    dense = dense1(variables, x)
     by_order = {
         "before": np.maximum(normalized(dense), 0),
         "after": normalized(np.maximum(dense, 0)),
@@ -253,16 +274,16 @@ def test_batch_norm_order(x, where):
 
 def test_batch_norm_before_maxout_normalizes_every_piece(x):
     model = create_model("mlp", widths=(4,), num_classes=0, activation="maxout", pieces=3, batch_norm="before")
-    variables = init(model, x)
+    variables = random(model, x)
     found, _ = model.apply(variables, x, mutable=["batch_stats"])
-    pieces = normalized(x @ np.asarray(variables["params"]["dense1"]["kernel"])).reshape(16, 4, 3)
+    pieces = normalized(dense1(variables, x)).reshape(16, 4, 3)
     np.testing.assert_allclose(found, pieces.max(-1), atol=1e-4)
 
 
 def test_batch_norm_trains_if_and_only_if_its_statistics_may_change(x):
     model = create_model("mlp", widths=(6,), num_classes=0, batch_norm="before")
-    variables = init(model, x)
-    dense = x @ np.asarray(variables["params"]["dense1"]["kernel"])
+    variables = random(model, x)
+    dense = dense1(variables, x)
     found, changed = model.apply(variables, x, train=True, mutable=["batch_stats"])
     stats = changed["batch_stats"]["norm1"]
     np.testing.assert_allclose(stats["mean"], 0.1 * dense.mean(0), atol=1e-5)  # momentum 0.9
@@ -276,7 +297,7 @@ def test_batch_norm_trains_if_and_only_if_its_statistics_may_change(x):
 
 
 def test_no_batch_norm_has_no_statistics(x):
-    assert set(init(create_model("mlp", widths=(6,)), x)) == {"params"}
+    assert set(shapes(create_model("mlp", widths=(6,)), x)) == {"params"}
 
 
 # --- dropout -----------------------------------------------------------------------------------------------------
@@ -317,7 +338,7 @@ def test_dropout_also_between_hidden_layers():
 def test_no_dropout_in_evaluation(x):
     model = create_model("mlp", widths=(6,), dropout=0.5, dropout_input=0.5)
     plain = create_model("mlp", widths=(6,))
-    variables = init(model, x)
+    variables = random(model, x)
     np.testing.assert_array_equal(model.apply(variables, x), plain.apply(variables, x))
     assert (drop(model, x) != drop(model, x, seed=1)).any()
     assert (drop(model, x) == drop(model, x)).all()

@@ -189,6 +189,16 @@ def test_frozen_parameters_do_not_move_by_a_bit(params, name):
     assert moved(params, found) == {"head/bias", "head/kernel"}
 
 
+def test_frozen_parameters_do_not_move_whatever_their_gradient(params):
+    """Nothing times infinity is not a number: a frozen gradient is dropped, not scaled to nothing."""
+    grads = jax.tree.map(np.ones_like, params)
+    grads["dense1"] = {"bias": np.full(3, np.nan, np.float32), "kernel": np.full((4, 3), np.inf, np.float32)}
+    updates = one_update(make(params, "adam", freeze=("dense1/.*",), clip_global_norm=1.0), grads, params)
+    assert not np.any(updates["dense1"]["kernel"])
+    assert not np.any(updates["dense1"]["bias"])
+    assert np.isfinite(updates["head"]["kernel"]).all()
+
+
 def test_the_others_learn_as_if_the_frozen_were_not_there(params):
     wanted = train(optax.adam(LR), {"head": params["head"]})[0]
     assert_close(trained(params, "adam", freeze=("dense1/.*",))["head"], wanted["head"])

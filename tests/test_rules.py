@@ -41,6 +41,12 @@ def test_a_rule_matches_the_whole_path():
     }
 
 
+def test_a_rule_does_not_match_the_beginning_of_a_path():
+    tree = {"head": {"kernel": 0, "kernel_scale": 1}, "my_head": {"kernel": 2}}
+    found = assigned([("head/kernel", "hit")], tree=tree)
+    assert found == {"head/kernel": "hit", "head/kernel_scale": "rest", "my_head/kernel": "rest"}
+
+
 def test_the_first_matching_rule_wins():
     values = assigned([("conv1/.*", "first"), (".*/kernel", "second"), ("conv10/.*", "third")])
     assert list(values.values()) == ["first", "first", "third", "second", "second"]

@@ -54,11 +54,10 @@ class Checkpoints:
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, tree, extra: dict[str, Any], monitored: float | None) -> None:
-        """Starts to write `tree` (arrays) and `extra` (JSON); returns once the arrays are copied."""
+    def save(self, step: int, arrays, extra: dict[str, Any], monitored: float | None) -> None:
+        """Starts to write a tree of NumPy arrays, which must not change any more, and `extra` as JSON."""
         if step in self._manager.all_steps():
             return  # the same seed and step give the same bits: it is there already
-        arrays = jax.tree.map(np.array, jax.device_get(tree))
         description = {path: _describe(array) for path, array in rules.flatten(arrays).items()}
         self._manager.save(
             step,

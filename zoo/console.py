@@ -31,7 +31,9 @@ class Display:
                 TextColumn("step {task.completed}/{task.total}  {task.fields[values]}"),
                 TextColumn("{task.fields[speed]}"), _TimeLeft(), console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._bar.add_task("", total=self.total, completed=done, epoch="1", values="", speed="")
+            self._task = self._bar.add_task(
+                "", total=self.total, completed=done, epoch="-", values="compiling", speed=""
+            )
 
     def __enter__(self):
         if self._bar:

@@ -172,13 +172,24 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
 
     def check_finite(window: Window) -> None:
         if window.bad_step >= 0:
-            what = "the loss" if window.bad_leaf < 0 else f"the gradient of {paths[window.bad_leaf]}"
-            kept = checkpoints.steps()
-            raise NonFiniteError(
-                f"{what} is NaN or infinite at step {int(window.bad_step) + 1}; "
-                + (f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet")
-                + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
-            )
+            refuse(int(window.bad_step) + 1, window.bad_leaf)
+
+    def refuse(at: int, leaf: int) -> None:
+        what = "the loss" if leaf < 0 else f"the gradient of {paths[leaf]}"
+        kept = checkpoints.steps()
+        raise NonFiniteError(
+            f"{what} is NaN or infinite at step {at}; "
+            + (f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet")
+            + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
+        )
+
+    def save_checkpoint(monitored: float | None) -> None:
+        arrays = jax.tree.map(np.array, jax.device_get((state, window)))  # copies: the next step donates the state
+        check_finite(arrays[1])
+        for leaf, array in enumerate(jax.tree.leaves(arrays[0].params)):
+            if not np.isfinite(array).all():
+                refuse(step, leaf)
+        checkpoints.save(step, arrays, extra, monitored)
 
     def log() -> None:
         """Writes the last full window, which the device finished while the next step was dispatched."""
@@ -220,9 +231,8 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 save |= stopped or ((best := _best(run, folder.lines)) is not None and best["step"] == step)
             if save or signals.received:
                 log()
-                check_finite(jax.device_get(window))
                 with watch.phase("checkpoint"):
-                    checkpoints.save(step, (state, window), extra, monitored)
+                    save_checkpoint(monitored)
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
             checkpoints.wait()

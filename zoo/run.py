@@ -90,7 +90,14 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     replicated = feed.replicated(mesh)
     init = jax.jit(lambda v: step.first_state(task, tx, v, ema=ema), out_shardings=replicated)
     train_step = step.make_train_step(
-        task, tx, schedule, dataset, augment.make(config.data.augment), ema_decay=config.ema, log_every=log_every
+        task,
+        tx,
+        schedule,
+        dataset,
+        augment.make(config.data.augment),
+        ema_decay=config.ema,
+        log_every=log_every,
+        total_steps=total,
     )
     train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
     eval_step = jax.jit(step.make_eval_step(task, dataset), out_shardings=replicated)

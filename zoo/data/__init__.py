@@ -65,10 +65,11 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
     batch_size, eval_batch_size = _batch_sizes(options, rows, mesh.size)
     if options["image_size"] < 0:
         raise UserError(f"config.data.image_size is {options['image_size']}; it must be 0 (as they are) or more")
-    if options["augment"] and "image" not in train:
-        raise UserError(f"config.data.augment: data set {options['name']!r} has no images")
-    augment.make(options["augment"])  # tells mistakes now, before anything is compiled
-    if options["image_size"] and "image" in train:
+    augments = augment.make(options["augment"])  # tells mistakes now, before anything is compiled
+    for setting, wanted in (("augment", augments), ("image_size", options["image_size"])):
+        if wanted and "image" not in train:
+            raise UserError(f"config.data.{setting}: data set {options['name']!r} has no images")
+    if options["image_size"]:
         arrays = {
             name: {**split, "image": feed.resized(split["image"], options["image_size"])}
             for name, split in arrays.items()
@@ -109,7 +110,7 @@ def _batch_sizes(options: Mapping[str, Any], rows: Mapping[str, int], devices: i
     if batch_size > rows["train"]:
         raise UserError(f"config.data.batch_size is {batch_size}, larger than the {rows['train']} training rows")
     if batch_size % devices:
-        near = max(round(batch_size / devices), 1) * devices
+        near = max(batch_size // devices, 1) * devices
         raise UserError(f"config.data.batch_size is {batch_size}, not divisible by the {devices} devices; {near} is")
     # No larger than the largest split that is evaluated, and spread over the devices; padding fills the rest.
     largest = max((n for name, n in rows.items() if name != "train"), default=rows["train"])

@@ -58,22 +58,33 @@ def zoom(key, images, fraction: float):
     return _resample(images, rows, columns)
 
 
-def _shear(images, amount, axis: int):
-    """Each row (axis 2) or column (axis 1) moved along itself by `amount` [B] times its distance to the centre."""
-    if axis == 1:
-        return _shear(images.swapaxes(1, 2), amount, 2).swapaxes(1, 2)
-    _, h, w, _ = images.shape
-    distance = _pixels(h)[..., None] - (h - 1) / 2
-    columns = _pixels(w)[None] + amount[:, None, None] * distance
-    return jnp.einsum("bhij,bhjc->bhic", _interpolation(columns, w), images.astype(jnp.float32))
+def _sample(images, rows, columns):
+    """Bilinear at the places `rows`, `columns` [B, H, W], in pixels; 0 outside."""
+    b, h, w, c = images.shape
+    padded = jnp.pad(images.astype(jnp.float32), ((0, 0), (1, 2), (1, 2), (0, 0))).reshape(-1, c)
+    # Places outside move onto the black frame, whose last row and column have one more to interpolate with.
+    (top, down), (left, right) = (
+        (jnp.floor(place), (place % 1)[..., None])
+        for place in (jnp.clip(rows + 1, 0, h + 1), jnp.clip(columns + 1, 0, w + 1))
+    )
+    corner = (jnp.arange(b)[:, None, None] * (h + 3) + top.astype(int)) * (w + 3) + left.astype(int)
+
+    def pixel(i, j):
+        return padded.at[corner + i * (w + 3) + j].get(mode="promise_in_bounds")
+
+    above = pixel(0, 0) * (1 - right) + pixel(0, 1) * right
+    below = pixel(1, 0) * (1 - right) + pixel(1, 1) * right
+    return above * (1 - down) + below * down
 
 
 def rotate(key, images, degrees: float):
-    """Turned about the centre by an angle in -degrees .. degrees, as three shears (Paeth 1986)."""
-    angle = jnp.deg2rad(jax.random.uniform(key, images.shape[:1], minval=-degrees, maxval=degrees))
-    images = _shear(images, jnp.tan(angle / 2), 2)
-    images = _shear(images, -jnp.sin(angle), 1)
-    return _shear(images, jnp.tan(angle / 2), 2)
+    """Turned about the centre by an angle in -degrees .. degrees."""
+    b, h, w, _ = images.shape
+    angle = jnp.deg2rad(jax.random.uniform(key, (b, 1, 1), minval=-degrees, maxval=degrees))
+    y = _pixels(h)[..., None] - (h - 1) / 2
+    x = _pixels(w)[:, None] - (w - 1) / 2
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return _sample(images, cos * y - sin * x + (h - 1) / 2, sin * y + cos * x + (w - 1) / 2)
 
 
 def cutout(key, images, size: float):
@@ -105,6 +116,8 @@ def make(settings: Mapping[str, float | None]) -> Augment | None:
         largest = lookup("augmentation", name, AUGMENTS)[1]
         if strength is not None and (not isinstance(strength, Real) or not 0 <= strength <= largest):
             raise UserError(f"config.data.augment.{name} is {strength!r}; it must be a number in 0..{largest:g}")
+    if (settings.get("shift") or 0) % 1:
+        raise UserError(f"config.data.augment.shift is {settings['shift']}; it must be a whole number of pixels")
     chosen = [(AUGMENTS[name][0], settings[name]) for name in AUGMENTS if settings.get(name)]
     if not chosen:
         return None

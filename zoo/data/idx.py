@@ -70,8 +70,8 @@ def read(path: pathlib.Path, *, dimensions: int) -> np.ndarray:
             raise UserError(f"{path} is not a whole gzip file: {error}") from None
     header = 4 + 4 * dimensions
     magic = 8 << 8 | dimensions
-    found = int.from_bytes(data[:4], "big")
-    if len(data) < 4 or found != magic:
+    found = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+    if found != magic:
         raise UserError(
             f"{path}: the magic number is {found}, not {magic}; this is no idx file of {dimensions}-dimensional bytes"
         )

@@ -51,7 +51,8 @@ def fit(train: Mapping[str, np.ndarray], normalize: str) -> tuple[Callable[[Batc
     shift, scale = (np.broadcast_to(np.asarray(s, np.float64), channels) for s in statistics(train[key]))
     if normalize == "none":
         shift, scale = shift * unit, scale * unit
-    scale = np.where(scale == 0, unit, scale)
+    constant = scale <= 1e-7 * np.abs(shift)  # for float32; the deviation of equal float64 rounds to about 1e-17
+    scale = np.where(constant, unit, scale)
     centre, factor = shift.astype(np.float32), (1 / scale).astype(np.float32)
 
     def preprocess(batch: Batch) -> Batch:

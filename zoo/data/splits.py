@@ -27,13 +27,13 @@ def split(source: Source, *, validation: float, test: float, seed: int) -> dict[
         if own is not None:
             result[name] = own
             continue
-        rows = round(share * total) if 0 <= share < 1 else int(share)
-        if share < 0 or rows >= len(_any(result["train"])):
+        rows = max(round(share * total), 1) if 0 < share < 1 else share
+        if not 0 <= rows < len(_any(result["train"])):
             raise UserError(
                 f"config.data.{name} is {share}; it must be a share in [0, 1) or a number of rows, and leave some of "
                 f"the {total} rows for training"
             )
-        if rows:
+        if rows := int(rows):
             result["train"], result[name] = _cut(result["train"], rows, seed, f"config.data.{name} is {share}")
     return result
 

@@ -41,6 +41,8 @@ def make(
     classes = meta["num_classes"]
     if not 0 <= label_smoothing < 1:
         raise UserError(f"task classification: label_smoothing is {label_smoothing}; it must be in [0, 1)")
+    if binary and top_k:
+        raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
     if any(not 0 < k < classes for k in top_k):
         raise UserError(f"task classification: top_k is {tuple(top_k)}; each k must be between 1 and {classes - 1}")
 
@@ -59,9 +61,9 @@ def make(
                 losses = (1 - smooth) * losses + smooth * to_all
             correct = jnp.argmax(logits, -1) == labels
         metrics = {"loss": masked_sum(losses, mask), "accuracy": masked_sum(correct, mask)}
-        for k in top_k:
-            own = jnp.take_along_axis(logits, labels[:, None], -1)
-            metrics[f"top{k}_accuracy"] = masked_sum(jnp.sum(logits > own, -1) < k, mask)
+        for k in top_k:  # of equal logits the first counts as the largest, as in the accuracy
+            found = jax.lax.top_k(logits, k)[1] == labels[:, None]
+            metrics[f"top{k}_accuracy"] = masked_sum(jnp.any(found, -1), mask)
         return masked_mean(losses, mask), (model_state, metrics)
 
     return Task(init_model(model), loss)
