@@ -73,7 +73,7 @@ def test_pools_equal_linen(shape, window, values):
         out = general(x, window, window)
         weight = jax.random.normal(jax.random.key(1), out.shape)
         np.testing.assert_allclose(ours(x, window, window), out, rtol=1e-6)
-        gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x, window, window) * weight))(x) for f in (ours, general)]
+        gradients = [jax.grad(lambda x, f=f, w=weight: jnp.sum(f(x, window, window) * w))(x) for f in (ours, general)]
         np.testing.assert_allclose(*gradients, rtol=1e-6)
 
 

@@ -24,7 +24,6 @@ TABLE = {
     "lenet5": [
         {"num_classes": 5},
         {"num_classes": 5, "variant": "1998", "dropout": 0.5},
-        {"num_classes": 5, "pool": "avg", "padding": 3, "activation": "gelu"},
     ],
     "mlp": [
         {"num_classes": 5, "widths": (16, 8)},

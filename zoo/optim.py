@@ -135,6 +135,8 @@ def make(options: Mapping[str, Any], schedule: Callable, params) -> optax.Gradie
 
 def frozen_labels(freeze: Sequence[str], params):
     """'freeze' or 'train' for every parameter."""
+    if isinstance(freeze, str):
+        raise UserError(f"optim.freeze is {freeze!r}; it must be a tuple of regexes, such as ({freeze!r},)")
     return rules.assign([(regex, "freeze") for regex in freeze], params, default="train", setting="optim.freeze")
 
 

@@ -48,6 +48,8 @@ def assign(rules: Sequence[tuple[str, Any]], tree, *, default, setting: str):
 
 def _compile(rule, setting: str) -> tuple[re.Pattern, Any]:
     try:
+        if isinstance(rule, str):
+            raise TypeError
         pattern, value = rule
         return re.compile(pattern), value
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """Learning-rate schedules by name: functions of the step, optax's own wherever it has one.
 
 Every schedule takes the peak rate `lr`, the length `steps` of its run (after the warmup) and its own options.
-Lengths among the options are durations (`cycle_epochs`, `boundaries_percent`...): `make` turns them into steps.
+Lengths among the options are durations (`cycle_epochs`, `warmup_percent`): `make` turns them into steps.
 """
 
 import inspect

@@ -110,7 +110,7 @@ def _batch_sizes(options: Mapping[str, Any], rows: Mapping[str, int], devices: i
     if batch_size > rows["train"]:
         raise UserError(f"config.data.batch_size is {batch_size}, larger than the {rows['train']} training rows")
     if batch_size % devices:
-        near = max(batch_size // devices, 1) * devices
+        near = max(min(round(batch_size / devices), rows["train"] // devices), 1) * devices
         raise UserError(f"config.data.batch_size is {batch_size}, not divisible by the {devices} devices; {near} is")
     # No larger than the largest split that is evaluated, and spread over the devices; padding fills the rest.
     largest = max((n for name, n in rows.items() if name != "train"), default=rows["train"])

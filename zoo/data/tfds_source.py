@@ -25,6 +25,8 @@ from absl import logging as absl_logging
 from zoo.errors import UserError, did_you_mean
 from zoo.types import Source
 
+# tfds registers its data sets package by package, and stops at d4rl where h5py is not installed.
+AFTER_D4RL = ("question_answering", "ranking", "recommendation", "structured", "summarization", "text", "translate")
 NAME = re.compile(r"([a-zA-Z]\w*)(/[\w+.-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")  # as in tfds, less namespaces
 SPLITS = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}  # ours -> theirs
 INPUTS = {"image": ("image",), "feature": ("feature", "features")}  # batch key -> customary feature names
@@ -51,6 +53,10 @@ def load(name: str, *, data_dir: str | None = None) -> Source:
     with _quiet():
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core import constants
+
+        for package in AFTER_D4RL:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"tensorflow_datasets.{package}")
     ours = pathlib.Path(os.environ.get("ZOO_DATA_DIR") or os.devnull, "tfds").expanduser()
     root = pathlib.Path(data_dir or (ours if ours.is_dir() else constants.DATA_DIR)).expanduser().absolute()
     builder = _builder(tfds, name, root)
