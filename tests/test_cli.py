@@ -89,6 +89,8 @@ MISTAKES = [
     (["--config.early_stopping.monitor=validation/loss"], "no metric 'validation/loss' is evaluated"),
     (["--config.early_stopping.mode=ma"], "must be 'min', 'max' or 'auto'"),
     (["--config.early_stopping.patience=-1"], "patience is -1"),
+    (["--config.early_stopping.monitor=test/loss", "--config.checkpoint.best=0"], "needs the best checkpoint"),
+    (["--config.early_stopping.monitor=test/loss", "--config.checkpoint.monitor=test/accuracy"], "its own monitor"),
     (["--config.ema=1"], "config.ema is 1.0"),
     (["--config.seed=-1"], "config.seed is -1"),
     (["--config.init_from=/nowhere"], "/nowhere is not a run folder"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 import zoo
 from zoo import compilation, loop
 from zoo import step as steps
-from zoo.errors import NonFiniteError, UserError
+from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.step import Window
 from zoo.types import Dataset, Feed, Task
 
@@ -218,6 +219,28 @@ def test_how_many_checkpoints_are_kept(tmp_path, keep, best):
     assert len(kept) <= keep + best
     if best:
         assert max(history[step] for step in kept if step in history) == history[ranked[0]]
+
+
+def test_a_signal_saves_the_step_that_it_interrupts(monkeypatch, tmp_path):
+    prepare = loop.prepare
+
+    def prepare_and_signal(*args):
+        run = prepare(*args)
+
+        def train_step(state, *rest):
+            if int(state.step) == 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run.train_step(state, *rest)
+
+        return run._replace(train_step=train_step)
+
+    monkeypatch.setattr(loop, "prepare", prepare_and_signal)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after step 13 of 60, which is saved in") as error:
+        zoo.train(tiny(), tmp_path)
+    assert error.value.signum == signal.SIGTERM
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 13
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):

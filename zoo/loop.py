@@ -169,6 +169,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
     paths = list(rules.flatten(state.params))
     extra = {"config": run.config.to_dict(), "versions": report.versions()}
     step, total, unlogged, evaluation = int(jax.device_get(state.step)), run.total_steps, None, {}
+    saved = step
 
     def check_finite(window: Window) -> None:
         if window.bad_step >= 0:
@@ -183,16 +184,19 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
             + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
         )
 
-    def save_checkpoint(monitored: float | None) -> None:
+    def save_checkpoint(monitored: float | None = None) -> None:
+        nonlocal saved
+        log()
         arrays = jax.tree.map(np.array, jax.device_get((state, window)))  # copies: the next step donates the state
         check_finite(arrays[1])
         for leaf, array in enumerate(jax.tree.leaves(arrays[0].params)):
             if not np.isfinite(array).all():
                 refuse(step, leaf)
         checkpoints.save(step, arrays, extra, monitored)
+        saved = step
 
     def log() -> None:
-        """Writes the last full window, which the device finished while the next step was dispatched."""
+        """Writes the last full window; called after the next step was dispatched, so that the device never waits."""
         nonlocal unlogged
         if unlogged is None:
             return
@@ -229,20 +233,18 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 stopped = stops_early()
                 monitored = line.get(run.monitor)
                 save |= stopped or ((best := _best(run, folder.lines)) is not None and best["step"] == step)
-            if save or signals.received:
-                log()
+            if save:
                 with watch.phase("checkpoint"):
                     save_checkpoint(monitored)
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
+            if saved != step:  # a signal came
+                save_checkpoint()
             checkpoints.wait()
     if signals.received and step < total and not stopped:
         name = signal.Signals(signals.received).name
-        raise Interrupted(
-            signals.received,
-            f"{name}: stopped after step {step} of {total} and saved in {folder.path}; "
-            "run the same command again to go on",
-        )
+        where = f"stopped after step {step} of {total}, which is saved in {folder.path}" if step else "stopped at once"
+        raise Interrupted(signals.received, f"{name}: {where}; run the same command again to go on")
     return state, evaluation
 
 

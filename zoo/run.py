@@ -116,6 +116,13 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     for key, least in (("keep", 1), ("best", 0)):
         if config.checkpoint[key] < least:
             raise UserError(f"config.checkpoint.{key} is {config.checkpoint[key]}; it must be at least {least}")
+    stopping, keeping = config.early_stopping, config.checkpoint
+    own_best = keeping.best and keeping.monitor in ("", stopping.monitor)
+    if stopping.monitor and stopping.restore_best and not own_best:
+        raise UserError(
+            "config.early_stopping.restore_best needs the best checkpoint by its own monitor; set "
+            f"checkpoint.best to 1 or more and checkpoint.monitor to {stopping.monitor!r}, or restore_best to False"
+        )
     default_monitor = "validation/loss" if "validation" in splits else ""
     monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
     return Run(
