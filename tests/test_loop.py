@@ -267,8 +267,8 @@ def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("bad", [0, 3, 5, 8])
 @pytest.mark.parametrize("log_every", [4, 100])
-def test_a_nan_gradient_beside_a_finite_loss_is_traced_to_its_step(bad, log_every):
-    """sqrt(0 * b) has the value 0 and a NaN gradient: only the next loss shows it."""
+def test_a_nan_gradient_beside_a_finite_loss_is_found_at_its_step(bad, log_every):
+    """sqrt(0 * b) has the value 0 and a NaN gradient."""
 
     def loss(params, model_state, batch, key, *, train):
         b = jax.lax.cond(batch["step"] == bad, lambda b: jnp.sqrt(0 * b), lambda b: b, params["b"])

@@ -29,7 +29,8 @@ class Display:
             self._bar = Progress(
                 SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
                 TextColumn("step {task.completed}/{task.total}  {task.fields[values]}"),
-                TextColumn("{task.fields[speed]}"), _TimeLeft(), console=self.console, transient=True,
+                TextColumn("{task.fields[speed]}"), _TimeLeft(),
+                console=self.console, transient=True, refresh_per_second=4,
             )  # fmt: skip
             self._task = self._bar.add_task(
                 "", total=self.total, completed=done, epoch="-", values="compiling", speed=""

@@ -192,6 +192,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
         for leaf, array in enumerate(jax.tree.leaves(arrays[0].params)):
             if not np.isfinite(array).all():
                 refuse(step, leaf)
+        folder.sync()
         checkpoints.save(step, arrays, extra, monitored)
         saved = step
 

@@ -6,9 +6,9 @@ batches or the dropout masks.
 
 import jax
 
-STREAMS = ("init", "order", "augment", "model")
+STREAMS = ("init", "augment", "model")
 
 
 def key(seed, stream: str, step=0):
-    """The PRNG key of one stream at one step (or epoch); `seed` and `step` may be traced."""
+    """The PRNG key of one stream at one step; `seed` and `step` may be traced."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream)), step)

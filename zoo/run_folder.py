@@ -79,15 +79,18 @@ class RunFolder:
         self._events = SummaryWriter(str(self.path), purge_step=step + 1 if step else None, flush_secs=10)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of results, on the disk when this returns: a checkpoint of this step may follow."""
+        """One line of results; `sync` before a checkpoint of this step, which a resumed run trusts to have it."""
         line = {"step": step, **values}
         self.lines.append(line)
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Returns when all lines are on the disk."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            os.fsync(file.fileno())
 
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every line that has this metric."""

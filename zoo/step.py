@@ -17,7 +17,7 @@ class Window(NamedTuple):
 
     metrics: Metrics
     grad_norm: jax.Array  # global L2 norm at the last step of the window; the next two likewise
-    update_ratio: jax.Array  # L2 norm of the update over that of the parameters it changed
+    update_ratio: jax.Array  # L2 norm of the update over that of the parameters
     lr: jax.Array
     bad_step: jax.Array  # the first step (from 0) whose loss or gradient was not finite; -1: none so far
     bad_leaf: jax.Array  # the first parameter whose gradient was not finite then; -1: only the loss was not
@@ -42,15 +42,14 @@ def empty_window(metrics) -> Window:
     return Window(zeros, *(np.zeros((), np.float32) for _ in range(3)), *(np.full((), -1, np.int32) for _ in range(2)))
 
 
-def first_not_finite(tree) -> jax.Array:
-    """Index among the leaves of the first that holds a NaN or infinity, or -1."""
-    # A sum along columns is vectorized, where all(isfinite(x)) is not: 0.09 against 0.24 ms for 0.7 M parameters.
-    sums = (
-        jax.lax.optimization_barrier(jnp.sum(x, 0, keepdims=x.ndim == 1))
-        for x in map(jnp.atleast_1d, jax.tree.leaves(tree))
-    )
-    finite = jnp.stack([jnp.isfinite(jnp.sum(s)) for s in sums])
-    return jnp.where(finite.all(), -1, jnp.argmin(finite)).astype(jnp.int32)
+def sum_of_squares(x) -> jax.Array:
+    """Of all entries, as a matrix product: 0.06 instead of the 0.47 ms of a reduction for an MLP's 0.7 M gradients."""
+    x = jnp.atleast_1d(x).astype(jnp.float32)
+    return jnp.sum(jnp.matmul(jnp.square(x), jnp.ones(x.shape[-1]), precision="highest"))
+
+
+def global_norm(tree) -> jax.Array:
+    return jnp.sqrt(sum(map(sum_of_squares, jax.tree.leaves(tree))))
 
 
 def make_train_step(
@@ -80,30 +79,8 @@ def make_train_step(
             return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
 
         (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        first = step % log_every == 0
-        last = ((step + 1) % log_every == 0) | (step + 1 == total_steps)
-
-        def look(params, opt_state, grads):
-            """The norms to log, and where a NaN came from: the gradients of this step, or those of the one before."""
-            before, now = first_not_finite(params), first_not_finite(grads)
-            at = jnp.where(before >= 0, jnp.maximum(step - 1, 0), step)
-            bad = (before >= 0) | (now >= 0) | ~jnp.isfinite(loss)
-            updates, _ = tx.update(grads, opt_state, params)
-            ratio = optax.tree.norm(updates) / (optax.tree.norm(params) + 1e-12)
-            return optax.tree.norm(grads), ratio, jnp.where(bad, at, -1), jnp.where(before >= 0, before, now)
-
-        def overlook(*_):
-            return window.grad_norm, window.update_ratio, window.bad_step, window.bad_leaf
-
-        # Passes over all parameters, which would take a quarter of an MLP's step: only for steps that are logged, and
-        # when the loss is lost. A NaN gradient with a finite loss makes the next loss NaN, and is traced back.
-        # The barrier makes the update wait for it, so that it can still overwrite its inputs in place.
-        old = (state.params, state.opt_state, grads)
-        found = jax.lax.cond((window.bad_step < 0) & (last | ~jnp.isfinite(loss)), look, overlook, *old)
-        (params, opt_state, grads), found = jax.lax.optimization_barrier((old, found))
-
-        updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         new = TrainState(step + 1, params, model_state, opt_state, None)
         if ema_decay:
             # Short averages while there is little to average, as in TensorFlow's ExponentialMovingAverage.
@@ -111,10 +88,25 @@ def make_train_step(
             ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, _averaged(new))
             new = new._replace(ema=ema)
 
-        total = jax.tree.map(lambda total, m: jnp.where(first, 0, total) + m, window.metrics, metrics)
-        grad_norm, update_ratio, bad_step, bad_leaf = found
-        rate = jnp.asarray(schedule(step), jnp.float32)
-        window = Window(total, grad_norm, update_ratio, rate, bad_step, bad_leaf)
+        first = step % log_every == 0
+        last = ((step + 1) % log_every == 0) | (step + 1 == total_steps)
+        squares = jnp.stack([sum_of_squares(g) for g in jax.tree.leaves(grads)])
+        finite = jnp.isfinite(squares)
+        newly_bad = (window.bad_step < 0) & ~(finite.all() & jnp.isfinite(loss))
+        bad_leaf = jnp.where(finite.all(), -1, jnp.argmin(finite)).astype(jnp.int32)
+        window = Window(
+            jax.tree.map(lambda total, m: jnp.where(first, 0, total) + m, window.metrics, metrics),
+            jnp.sqrt(squares.sum()),
+            # Two more passes over all parameters: only for a step that is logged.
+            jax.lax.cond(
+                last,
+                lambda: global_norm(updates) / (global_norm(params) + 1e-12),
+                lambda: window.update_ratio,
+            ),
+            jnp.asarray(schedule(step), jnp.float32),
+            jnp.where(newly_bad, step, window.bad_step),
+            jnp.where(newly_bad, bad_leaf, window.bad_leaf),
+        )
         return new, window
 
     return train_step

@@ -1,6 +1,6 @@
 """Feeding batches: from one array on the device, or streamed from the host; the same batches either way."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from zoo import rng
 from zoo.types import Batch, Feed
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,33 +22,24 @@ def sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def _epoch_order(rows: int, batch_size: int, seed: int, sharding) -> Callable[[int], jax.Array]:
-    """epoch -> a permutation of the rows on the device, cut to whole batches; the last one is remembered."""
-    steps = rows // batch_size
-
-    @jax.jit
-    def order(seed, epoch):
-        return jax.random.permutation(rng.key(seed, "order", epoch), rows)[: steps * batch_size]
-
-    seed, last = jax.device_put(np.uint32(seed), sharding), {}
-
-    def order_of(epoch: int) -> jax.Array:
-        if epoch not in last:
-            last.clear()
-            last[epoch] = order(seed, jax.device_put(np.uint32(epoch), sharding))
-        return last[epoch]
-
-    return order_of
+def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the rows, cut to whole batches (by NumPy: JAX's takes 22 instead of 0.6 ms for 60,000 rows)."""
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    return order[: rows // batch_size * batch_size].astype(np.int32)
 
 
 def on_device(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
     """The whole split lives on every device; a batch is a gather inside the compiled step."""
-    steps = len(next(iter(arrays.values()))) // batch_size
-    resident = jax.device_put(dict(arrays), replicated(mesh))
-    order_of = _epoch_order(len(next(iter(arrays.values()))), batch_size, seed, replicated(mesh))
+    rows = len(next(iter(arrays.values())))
+    steps = rows // batch_size
+    resident, orders = jax.device_put(dict(arrays), replicated(mesh)), {}
 
     def fetch(step: int):
-        return resident, order_of(step // steps)
+        epoch = step // steps
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = jax.device_put(epoch_order(rows, batch_size, seed, epoch), replicated(mesh))
+        return resident, orders[epoch]
 
     def batch(fetched, step) -> Batch:
         resident, order = fetched
@@ -64,15 +54,14 @@ def streamed(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
     """The split stays on the host; while one batch is trained on, the next is gathered and sent."""
     rows = len(next(iter(arrays.values())))
     steps = rows // batch_size
-    order_of = _epoch_order(rows, batch_size, seed, replicated(mesh))
-    worker, ahead, host_order = ThreadPoolExecutor(1, "feed"), {}, {}
+    worker, ahead, orders = ThreadPoolExecutor(1, "feed"), {}, {}
 
     def gather(step: int) -> Batch:
         epoch = step // steps
-        if epoch not in host_order:
-            host_order.clear()
-            host_order[epoch] = jax.device_get(order_of(epoch))
-        index = host_order[epoch][step % steps * batch_size :][:batch_size]
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = epoch_order(rows, batch_size, seed, epoch)
+        index = orders[epoch][step % steps * batch_size :][:batch_size]
         return jax.device_put({key: array[index] for key, array in arrays.items()}, sharded(mesh))
 
     def fetch(step: int):

@@ -1,0 +1,106 @@
+"""Train recipes over several seeds and keep what came out, as evidence for the README's results table.
+
+    python scripts/results.py digits_lenet --seeds=3
+    python scripts/results.py iris_mlp wine_mlp --seeds=10 --move_split     # another held-out part for every seed
+    python scripts/results.py --table                                       # the table, from benchmarks/results.json
+
+Each run is the whole command `python train.py --config configs/<recipe>.py --config.seed=<s>` in a process and a work
+directory of its own; its seconds are those of the whole command. `--cold` gives each one an empty compilation cache.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from zoo import cli
+from zoo.errors import UserError, did_you_mean
+from zoo.run_folder import write_atomically
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILE = ROOT / "benchmarks" / "results.json"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.", lower_bound=1)
+flags.DEFINE_bool("move_split", False, "Cut another test split for every seed, where the set has none of its own.")
+flags.DEFINE_bool("cold", False, "Start every run without compiled programs.")
+flags.DEFINE_bool("table", False, "Only print the table of what was measured before.")
+
+
+def measure(recipe: str, overrides, *, seeds: int, move_split: bool, cold: bool) -> dict:
+    """Trains one recipe with seeds 0..seeds-1: every value, mean, standard deviation, and the median seconds."""
+    values, seconds, report = [], [], None
+    for seed in range(seeds):
+        settings = [f"--config.seed={seed}", *(f"--config.{key}={value}" for key, value in overrides)]
+        if move_split:
+            settings.append(f"--config.data.split_seed={seed}")
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**os.environ, **({"ZOO_CACHE_DIR": f"{folder}/cache"} if cold else {})}
+            command = [sys.executable, "train.py", f"--config=configs/{recipe}.py", f"--workdir={folder}/{recipe}"]
+            started = time.perf_counter()
+            done = subprocess.run([*command, *settings], cwd=ROOT, env=environment, capture_output=True, text=True)
+            seconds.append(time.perf_counter() - started)
+            if done.returncode:
+                raise UserError(f"{recipe}, seed {seed}: {done.stderr.strip()}")
+            report = json.loads(pathlib.Path(folder, recipe, "report.json").read_text())
+        metrics = report["metrics"]["test"]
+        metric = "accuracy" if "accuracy" in metrics else "r2"
+        values.append(metrics[metric])
+        print(f"{recipe} seed {seed}: {metric} {values[-1]:.4f} in {seconds[-1]:.1f} s", flush=True)
+    return {
+        "data": report["config"]["data"]["name"],
+        "parameters": report["parameters"],
+        "metric": metric,
+        "values": values,
+        "mean": statistics.mean(values),
+        "sd": statistics.stdev(values) if seeds > 1 else None,
+        "seconds": statistics.median(seconds),
+        "moved_split": move_split,
+        "cold": cold,
+        "settings": dict(overrides),
+        "device": report["device"],
+        "versions": report["versions"],
+        "commit": report["commit"],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """The Markdown table of the README."""
+    lines = [
+        "| recipe | data | parameters | test result | seeds | whole command | machine, date |",
+        "|---|---|--:|---|--:|--:|---|",
+    ]
+    for recipe, r in sorted(results.items()):
+        shown = [f"{100 * v:.2f}" if r["metric"] == "accuracy" else f"{v:.3f}" for v in (r["mean"], r["sd"] or 0)]
+        unit = " %" if r["metric"] == "accuracy" else ""
+        split = ", each on its own split" if r["moved_split"] else ""
+        lines.append(
+            f"| `{recipe}` | {r['data']} | {r['parameters']:,} | {r['metric']} {shown[0]} ± {shown[1]}{unit} "
+            f"| {len(r['values'])}{split} | {r['seconds']:.0f} s | {r['device']['cpus']} CPU cores, {r['date']} |"
+        )
+    return "\n".join(lines)
+
+
+def main(overrides, recipes):
+    results = json.loads(FILE.read_text()) if FILE.exists() else {}
+    known = [path.stem for path in (ROOT / "configs").glob("*.py")]
+    for recipe in recipes:
+        if recipe not in known:
+            raise UserError(f"unknown recipe {recipe!r}{did_you_mean(recipe, known)}")
+    for recipe in [] if FLAGS.table else recipes:
+        results[recipe] = measure(recipe, overrides, seeds=FLAGS.seeds, move_split=FLAGS.move_split, cold=FLAGS.cold)
+        FILE.parent.mkdir(exist_ok=True)
+        write_atomically(FILE, json.dumps(results, indent=2) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)
