@@ -10,7 +10,20 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from zoo import compilation, data, durations, early_stopping, metrics, models, optim, rng, schedules, step, tasks
+from zoo import (
+    compilation,
+    data,
+    durations,
+    early_stopping,
+    memory,
+    metrics,
+    models,
+    optim,
+    rng,
+    schedules,
+    step,
+    tasks,
+)
 from zoo.data import augment, feed
 from zoo.errors import UserError, did_you_mean
 from zoo.types import Dataset, Source, Task, TrainState
@@ -51,6 +64,7 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
       UserError: a setting that is unknown or makes no sense.
     """
     compilation.enable_cache()
+    memory.keep_freed_pages()
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")

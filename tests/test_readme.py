@@ -1,0 +1,143 @@
+"""Every command of the README is run here, as it stands there; its tables are those of the evidence."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+sys.path.insert(0, str(ROOT / "scripts"))
+import benchmark  # noqa: E402
+import results  # noqa: E402
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line.partition(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+INSTALLS = [command for command in COMMANDS if command.startswith("pip install")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder that looks like the checkout but takes its own runs."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train.py", "configs", "scripts", "zoo", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(command, cwd):
+    command = re.sub(r"^python\b", shlex.quote(sys.executable), command)
+    # One device, as a reader of the README has.
+    env = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.run(command, shell=True, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+
+
+def test_the_two_commands():
+    assert INSTALLS == [
+        "pip install -e . && python train.py --config configs/digits_lenet.py",
+        "pip install -e '.[test]' && pytest",
+    ]
+    gate = (ROOT / ".ci/run").read_text()
+    assert "pip install --quiet -e '.[test]'" in gate  # the second one is the gate itself
+    assert gate.rstrip().endswith("pytest")
+
+
+def test_the_main_job(clone):
+    done = run(INSTALLS[0].partition("&& ")[2], clone)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = json.loads((clone / "runs/digits_lenet/report.json").read_text())
+    assert report["metrics"]["test"]["accuracy"] >= 0.98
+    assert done.stdout.splitlines()[-1].startswith("digits_lenet: test accuracy 0.9")
+
+
+def test_the_commands_on_training(clone):
+    training = [command for command in COMMANDS if command.startswith("python train.py")]
+    assert len(training) == 4
+    outputs = []
+    for command in training:
+        done = run(command, clone)
+        assert done.returncode == 0, (command, done.stderr)
+        outputs.append(done.stdout)
+    assert json.loads((clone / "runs/a/config.json").read_text())["optim"]["lr"] == 0.004  # the second command's
+    assert "resuming from step" in outputs[1]
+    assert "optim.lr: 0.002 -> 0.004" in outputs[1]
+    assert outputs[2].startswith("a step ")
+    assert "learning rate" in outputs[3]
+
+
+def test_inline_commands(clone):
+    for command in ("python -m zoo.doctor", "python scripts/results.py --table"):
+        assert f"{command}" in README
+        done = run(command, clone)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    plot = "python scripts/plot.py runs/a --metrics=train/loss --out=a.png"
+    assert "python scripts/plot.py runs/" in README
+    done = run(plot, clone)
+    assert done.returncode == 0, done.stderr
+    assert (clone / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_measuring_a_recipe():
+    assert "python scripts/results.py <name> --seeds=3" in README
+    settings = [("total_steps", "20")]
+    row = results.measure("iris_mlp", settings, seeds=2, move_split=True, cold=False)
+    assert len(row["values"]) == 2
+    assert row["mean"] == pytest.approx(sum(row["values"]) / 2)
+    assert "| `iris_mlp` | iris |" in results.table({"iris_mlp": row})
+
+
+def test_the_library_example(clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone)
+    (example,) = blocks("python")
+    names = {}
+    exec(example, names)
+    assert names["logits"].shape == (500, 2)
+    assert names["report"]["metrics"]["test"]["accuracy"] > 0.8
+    assert "dense1" in capsys.readouterr().out
+
+
+def test_the_results_table_is_the_evidence():
+    measured = json.loads((ROOT / "benchmarks/results.json").read_text())
+    assert results.table(measured) in README
+    assert set(measured) == {path.stem for path in (ROOT / "configs").glob("*.py")}
+    for row in measured.values():
+        assert len(row["values"]) >= 3
+
+
+def test_the_speed_table_is_the_evidence():
+    files = [path for path in (ROOT / "benchmarks").glob("*.json") if path.name != "results.json"]
+    assert files
+    for path in files:
+        assert benchmark.markdown(json.loads(path.read_text())) in README
+
+
+def test_names_in_the_readme_exist():
+    import zoo
+    from zoo import data, models, optim, schedules, tasks
+    from zoo.data import augment
+
+    listed = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", README, re.MULTILINE))
+    tables = {
+        "models": models.MODELS,
+        "tasks": tasks.TASKS,
+        "optimizers": optim.OPTIMIZERS,
+        "schedules": schedules.SCHEDULES,
+        "augmentation": augment.AUGMENTS,
+        "data": data.DATASETS,
+    }
+    for kind, table in tables.items():
+        for name in table:
+            assert f"`{name}`" in listed[kind], (kind, name)
+    assert zoo.__doc__
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link.replace("\\", "")).exists(), link
