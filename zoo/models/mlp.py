@@ -46,8 +46,6 @@ class MLP(nn.Module):
             activations.get(self.activation)
         elif self.pieces < 2:
             raise UserError(f"mlp: pieces is {self.pieces}; maxout takes the largest of at least 2")
-        if not self.widths and not self.num_classes:
-            raise UserError("mlp: without hidden layers (widths) and without a head (num_classes=0) nothing is left")
         if any(width < 1 for width in self.widths):
             raise UserError(f"mlp: widths is {tuple(self.widths)}; every layer needs at least 1 unit")
         check_rate("mlp", dropout_input=self.dropout_input, dropout=self.dropout)
