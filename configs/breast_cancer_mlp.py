@@ -2,7 +2,7 @@
 
     python train.py --config configs/breast_cancer_mlp.py
 
-Test accuracy 98.1 % +- 0.8, mean and standard deviation over 10 splits: --config.data.split_seed=$s
+Test accuracy 98.2 % +- 0.9, mean and standard deviation over 10 splits: --config.data.split_seed=$s
 --config.seed=$s, s = 0 to 9. The command as it stands (split 0, seed 0): 97.4 %.
 scikit-learn on the same 10 splits: logistic regression 98.2 % +- 1.1, SVC 97.5 % +- 1.1.
 Whole command: 8 s the first time, 3 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.

@@ -2,7 +2,7 @@
 
     python train.py --config configs/wine_mlp.py
 
-Test accuracy 99.2 % +- 1.9, mean and standard deviation over 10 splits: --config.data.split_seed=$s
+Test accuracy 99.4 % +- 1.2, mean and standard deviation over 10 splits: --config.data.split_seed=$s
 --config.seed=$s, s = 0 to 9. The command as it stands (split 0, seed 0): 100 %.
 scikit-learn on the same 10 splits: logistic regression 98.3 % +- 1.4 (99.7 % +- 0.9 with C=0.1), SVC 98.6 % +- 2.4.
 Whole command: 8 s the first time, 3 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.
