@@ -1,12 +1,14 @@
 """How fast the zoo is, and what it costs: measured on the CPU of this machine, beside PyTorch and Keras where asked.
 
-    python scripts/benchmark.py loop models         # or: loop, memory, start, models, keras, all
+    python scripts/benchmark.py loop models         # or: loop, memory, start, models, conv, keras, all
     python scripts/benchmark.py loop --quick        # does it run at all? no figures to believe
 
 loop     the training loop beside the bare compiled step, in one process: it may cost 3 %
 memory   resident memory over 10,000 steps of the MLP: it must stay flat
 start    the whole command `train.py --config configs/digits_lenet.py`, with an empty and with a filled cache
-models   training steps and evaluation beside PyTorch, eager and compiled: MLP 1.8 times as fast, LeNet 0.8 times
+models   training steps and evaluation of every family beside the same network by hand in flax (0.98 times as fast) and
+         in PyTorch, eager and compiled: MLP 1.8 times as fast, LeNet 0.8, ResNet-20 0.6, U-Net 0.9
+conv     formulations of convolutions, up-convolutions and batch normalization, on their own and in a `lax.scan`
 keras    whole epochs beside Keras `fit` on the jax backend: 1.3 times as fast
 
 Prints Markdown tables, and keeps the results in benchmarks/<machine>.json with the date, the versions and whether
@@ -27,38 +29,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmark_engines import BATCH_SIZE
+from benchmark_cases import CASES, LAYERS, REPEATS, Case
 from benchmark_harness import MIN_WINDOWS, compare, machine_name, merge, provenance, wait_until_idle
+from benchmark_report import markdown, target
 from benchmark_worker import ROOT, UnavailableError, Worker, WorkerError
 
-ENGINES = pathlib.Path(__file__).with_name("benchmark_engines.py")
-MODELS = {"mlp": 1.8, "lenet5": 0.8}  # how many times as fast as PyTorch a training step should be
+SCRIPTS = pathlib.Path(__file__).parent
+MNIST = ("mlp", "lenet5")  # what `loop` and `keras` measure
+BARE, LAST, COMPILED = "bare flax", "torch channels_last", "torch compile"
 ON_CPU = {"JAX_PLATFORMS": "cpu"}  # as PyTorch is, and as the name of the machine says
 Results = Iterator[tuple[str, dict[str, Any]]]  # case -> what was found, plain data
 
 
 def engine(name: str, model: str, folder: str, **options) -> Worker:
-    """An engine of benchmark_engines.py in a process of its own, which keeps its files and caches in `folder`."""
-    if name != "zoo" and importlib.util.find_spec(name) is None:
+    """The engine of benchmark_<name>.py in a process of its own, which keeps its files and caches in `folder`."""
+    if name in ("torch", "keras") and importlib.util.find_spec(name) is None:
         raise UnavailableError(f"{name} is not installed; pip install -e '.[bench]'")
     environment = {**ON_CPU, "TMPDIR": folder, "ZOO_CACHE_DIR": os.path.join(folder, "zoo")}
-    return Worker(ENGINES, name, model, options, environment=environment)
-
-
-def target(what: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    reached = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
-    bound = f"at most {at_most:g}" if at_least is None else f"at least {at_least:g}"
-    return {"what": what, "value": value, "target": bound, "reached": reached}
+    options = {"rows": CASES[model].rows, "batch_size": CASES[model].batch_size} | options
+    return Worker(SCRIPTS / f"benchmark_{name}.py", model, options, environment=environment)
 
 
 def loop(options) -> Results:
     """A window is one epoch, so that each holds one shuffling and all the log lines of an epoch."""
-    rows = 2_000 if options.quick else 60_000
-    for model in options.model:
+    for model in filter(MNIST.__contains__, options.model):
+        rows = 2_000 if options.quick else CASES[model].rows
         with tempfile.TemporaryDirectory() as folder, engine("zoo", model, folder, rows=rows, dtype="uint8") as zoo:
             sides = {"bare step": "bare", "loop": "loop", "loop, progress bar": "bar"}
             sides = {name: zoo.side(operation) for name, operation in sides.items()}
-            result = compare(sides, steps=rows // BATCH_SIZE, **options.how)
+            result = compare(sides, steps=rows // CASES[model].batch_size, **options.how)
         ratio = result["ratios"]["loop"]["median"]
         yield model, result | {"targets": [target("loop / bare step", ratio, at_most=1.03)]}
 
@@ -124,43 +123,91 @@ def start(options) -> Results:
 
 
 def models(options) -> Results:
-    """The first step is timed in two processes: with an empty and with a filled cache of compiled programs."""
-    rows = 2_000 if options.quick else 60_000
-    kinds = {
-        "zoo": ("zoo", {"dtype": "float32"}),
-        "torch eager": ("torch", {"compiled": False}),
-        "torch compile": ("torch", {"compiled": True}),
-    }
     for model in options.model:
+        case = CASES[model].smallest() if options.quick else CASES[model]
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            workers, cold, missing = {}, {}, {}
-            for name, (kind, more) in kinds.items():
-                own = os.path.join(folder, name.replace(" ", "_"))
-                os.mkdir(own, mode=0o700)
-                try:
-                    with engine(kind, model, own, rows=rows, **more) as worker:
-                        cold[name] = worker.ask("train", 1)
-                    workers[name] = stack.enter_context(engine(kind, model, own, rows=rows, **more))
-                except UnavailableError as reason:
-                    if kind == "zoo":
-                        raise
-                    missing[name] = str(reason)
-            for operation, what in (("train", "training step"), ("eval", "evaluation")):
-                sides = {name: worker.side(operation) for name, worker in workers.items()}
+            yield from _family(model, case, options, folder, stack)
+
+
+def _family(model: str, case: Case, options, folder: str, stack: contextlib.ExitStack) -> Results:
+    workers: dict[str, Worker] = {}
+    cold, missing = {}, {}
+
+    def start(name: str, kind: str, *, cached: bool = False, **more) -> None:
+        """Those that keep compiled programs are started twice: the first step with an empty and with a filled cache."""
+        own = os.path.join(folder, name.replace(" ", "_"))
+        os.mkdir(own, mode=0o700)
+        more |= {"rows": case.rows, "batch_size": case.batch_size}
+        try:
+            if cached:
+                with engine(kind, model, own, **more) as worker:
+                    cold[name] = worker.ask("train", 1)
+            workers[name] = stack.enter_context(engine(kind, model, own, **more))
+        except UnavailableError as reason:
+            if kind != "torch":
+                raise
+            missing[name] = str(reason)
+
+    start("zoo", "zoo", cached=True, dtype="float32")
+    start(BARE, "bare")
+    start("torch eager", "torch")
+    if len(case.shape) == 3 and model != "mlp":  # it has convolutions of images
+        start(LAST, "torch", channels_last=True)
+    eager = {name: worker for name, worker in workers.items() if name.startswith("torch")}
+    last = bool(eager) and not options.no_compile and _quickest(eager) == LAST
+    if options.no_compile:
+        missing[COMPILED] = "left out by --no_compile"
+    else:
+        start(COMPILED, "torch", cached=True, compiled=True, channels_last=last)
+
+    for operation, what in (("train", "training step"), ("eval", "evaluation")):
+        sides = {name: worker.side(operation) for name, worker in workers.items()}
+        result = compare(sides, window_s=options.window_s, **options.how)
+        result["work"] = {"amount": case.batch_size, "unit": "examples"}
+        if operation == "train":
+            result["not_available"] |= missing
+            for name, found in result["sides"].items():
+                if name in cold:
+                    found["first_cold_s"] = cold[name]
+            if last and COMPILED in result["sides"]:
+                result["note"] = f"{COMPILED} is of {LAST}, the quicker one"
+            result["targets"] = list(_targets(case, result["ratios"]))
+        yield f"{model}, {what}", result
+
+
+def _quickest(workers: Mapping[str, Worker]) -> str:
+    """By the best of three training steps, taken in turn after a first one."""
+    seconds = {name: [] for name in workers}
+    for _ in range(4):
+        for name, worker in workers.items():
+            seconds[name].append(worker.ask("train", 1))
+    return min(seconds, key=lambda name: min(seconds[name][1:]))
+
+
+def _targets(case: Case, ratios: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    if torch := [ratio["median"] for name, ratio in ratios.items() if name.startswith("torch")]:
+        yield target("best of PyTorch / zoo", min(torch), at_least=case.goal)
+    if BARE in ratios:
+        yield target(f"{BARE} / zoo", ratios[BARE]["median"], at_least=0.98)
+
+
+def conv(options) -> Results:
+    for layer in dict.fromkeys(layer.smallest() for layer in LAYERS) if options.quick else LAYERS:
+        with Worker(SCRIPTS / "benchmark_conv.py", layer, environment=ON_CPU) as worker:
+            for what, names in worker.ask("sides").items():
+                sides = {name: worker.side(f"{what}/{name}") for name in names}
                 result = compare(sides, window_s=options.window_s, **options.how)
-                if operation == "train":
-                    result["not_available"] |= missing
-                    for name, found in result["sides"].items():
-                        found["first_cold_s"] = cold[name]
-                    if result["ratios"]:
-                        best = min(ratio["median"] for ratio in result["ratios"].values())
-                        result["targets"] = [target("best of PyTorch / zoo", best, at_least=MODELS[model])]
-                yield f"{model}, {what}", result
+                worker.ask("check", what)
+                for found in result["sides"].values():
+                    del found["peak_mb"]  # of the process that they share
+                if layer.gflop:
+                    result["work"] = {"amount": REPEATS * layer.gflop, "unit": "GFLOP"}
+                yield f"{REPEATS} x {layer.name}, {what}", result
 
 
 def keras(options) -> Results:
-    rows = 2_000 if options.quick else 60_000
-    for model in options.model:
+    for model in filter(MNIST.__contains__, options.model):
+        rows = 2_000 if options.quick else CASES[model].rows
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             keras = stack.enter_context(engine("keras", model, folder, rows=rows))
             zoo = stack.enter_context(engine("zoo", model, folder, rows=rows, dtype="uint8"))
@@ -170,47 +217,7 @@ def keras(options) -> Results:
         yield f"{model}, epoch", result | {"targets": [target("keras fit / zoo", ratio, at_least=1.3)]}
 
 
-SUBCOMMANDS = {"loop": loop, "memory": memory, "start": start, "models": models, "keras": keras}
-
-
-def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """All results as one table, with a line for every target, note and side that is missing."""
-    titles = ("", "side", "median", "from .. to", "CPU", "ratio", "first", "first, cold", "peak MB")
-    lines, after = [_row(*titles), _row("---", "---", *["---:"] * 7)], []
-    for name, result in results.items():
-        for side, found in result.get("sides", {}).items():
-            step, ratio = found["step_s"], result["ratios"].get(side, {"median": 1.0})["median"]
-            shown = _time(step["median"]), f"{_time(step['min'])} .. {_time(step['max'])}"
-            first = _time(found["first_s"]), _time(found.get("first_cold_s"))
-            peak = f"{found['peak_mb']:.0f}" if "peak_mb" in found else ""
-            lines.append(_row(name, side, *shown, _time(found["cpu_s"]["median"]), f"{ratio:.3f}", *first, peak))
-        for what, value in result.get("figures", {}).items():
-            lines.append(_row(name, what, f"{value:.1f}", *[""] * 6))
-        for side, reason in result.get("not_available", {}).items():
-            after.append(f"{name}: {side} not measured: {reason}")
-        if "note" in result:
-            after.append(f"{name}: {result['note']}")
-        for found in result.get("targets", ()):
-            reached = "reached" if found["reached"] else "MISSED"
-            after.append(f"{name}: {found['what']} {found['value']:.3f}, {found['target']}: {reached}")
-        after.append(f"{name}: {_idleness(result.get('machine', {}))}")
-    return "\n".join([*lines, "", *(f"- {line}" for line in after)])
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _idleness(machine: Mapping[str, Any]) -> str:
-    before = {True: "idle", False: "NOT idle", None: "not known to be idle"}[machine.get("idle")]
-    during = f", others used {machine['others']:.0%} of its CPUs meanwhile" if "others" in machine else ""
-    return f"the machine was {before} before{during}"
+SUBCOMMANDS = {"loop": loop, "memory": memory, "start": start, "models": models, "conv": conv, "keras": keras}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -221,7 +228,10 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subcommand", nargs="+", help=f"{', '.join(SUBCOMMANDS)}, or all")
-    parser.add_argument("--model", action="append", choices=MODELS, help="only this one (loop, models, keras)")
+    parser.add_argument("--model", action="append", choices=CASES, help="only this one (loop, models, keras)")
+    parser.add_argument(
+        "--no_compile", action="store_true", help="leave torch.compile out, which takes minutes (models)"
+    )
     parser.add_argument("--windows", type=int, default=MIN_WINDOWS, help="how often each side is timed")
     parser.add_argument("--window_s", type=float, default=0.5, help="length of a window where it is not an epoch")
     parser.add_argument("--idle_timeout", type=float, default=120, help="seconds to wait for an idle machine")
@@ -230,13 +240,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.subcommand if name not in (*SUBCOMMANDS, "all")]:
         parser.error(f"unknown subcommand {unknown[0]!r}; known: {', '.join(SUBCOMMANDS)}, all")
+    asked = set(SUBCOMMANDS) if "all" in options.subcommand else set(options.subcommand)
+    for option, users in (("model", ("loop", "models", "keras")), ("no_compile", ("models",))):
+        if getattr(options, option) and not asked & set(users):
+            parser.error(f"--{option} is for {', '.join(users)}")
+    other = next((model for model in options.model or () if model not in MNIST), None)
+    if other and (few := [name for name in ("loop", "keras") if name in asked]):
+        parser.error(f"--model {other}: {few[0]} measures only {' and '.join(MNIST)}")
     if options.windows < MIN_WINDOWS:
         parser.error(f"--windows {options.windows}: take at least {MIN_WINDOWS}")
     if options.quick:
         options.windows, options.window_s = 2, 0.02
     elif options.output is None:
         options.output = ROOT / "benchmarks" / f"{machine_name()}.json"
-    options.model = options.model or list(MODELS)
+    options.model = options.model or list(CASES)
     options.how = {"windows": options.windows, "idle_timeout_s": options.idle_timeout, "quick": options.quick}
     return options
 

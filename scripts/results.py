@@ -2,6 +2,7 @@
 
     python scripts/results.py digits_lenet --seeds=3
     python scripts/results.py iris_mlp wine_mlp --seeds=10 --move_split     # another held-out part for every seed
+    python scripts/results.py isbi_unet --metric=dice_membrane --metric=pixel_accuracy
     python scripts/results.py --table                                       # the table, from benchmarks/results.json
 
 Each run is the whole command `python train.py --config configs/<recipe>.py --config.seed=<s>` in a process and a work
@@ -26,17 +27,22 @@ from zoo.run_folder import write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE = ROOT / "benchmarks" / "results.json"
+RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py")]
+
+METRICS = ("accuracy", "r2", "mean_iou", "loss")
+PERCENT = ("accuracy",)  # shown in percent
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.", lower_bound=1)
 flags.DEFINE_bool("move_split", False, "Cut another test split for every seed, where the set has none of its own.")
+flags.DEFINE_multi_string("metric", None, "Test metrics to report; default: the first of METRICS that there is.")
 flags.DEFINE_bool("cold", False, "Start every run without compiled programs.")
 flags.DEFINE_bool("table", False, "Only print the table of what was measured before.")
 
 
-def measure(recipe: str, overrides, *, seeds: int, move_split: bool, cold: bool) -> dict:
+def measure(recipe: str, overrides, *, seeds: int, wanted, move_split: bool, cold: bool) -> dict:
     """Trains one recipe with seeds 0..seeds-1: every value, mean, standard deviation, and the median seconds."""
-    values, seconds, report = [], [], None
+    values, seconds, report = {}, [], None
     for seed in range(seeds):
         settings = [f"--config.seed={seed}", *(f"--config.{key}={value}" for key, value in overrides)]
         if move_split:
@@ -50,17 +56,21 @@ def measure(recipe: str, overrides, *, seeds: int, move_split: bool, cold: bool)
             if done.returncode:
                 raise UserError(f"{recipe}, seed {seed}: {done.stderr.strip()}")
             report = json.loads(pathlib.Path(folder, recipe, "report.json").read_text())
-        metrics = report["metrics"]["test"]
-        metric = "accuracy" if "accuracy" in metrics else "r2"
-        values.append(metrics[metric])
-        print(f"{recipe} seed {seed}: {metric} {values[-1]:.4f} in {seconds[-1]:.1f} s", flush=True)
+        found = report["metrics"]["test"]
+        names = wanted or [next(name for name in METRICS if name in found)]
+        for name in names:
+            if name not in found:
+                raise UserError(f"{recipe}: the test split has no metric {name!r}{did_you_mean(name, found)}")
+            values.setdefault(name, []).append(found[name])
+        shown = ", ".join(f"{name} {found[name]:.4f}" for name in names)
+        print(f"{recipe} seed {seed}: {shown} in {seconds[-1]:.1f} s", flush=True)
     return {
         "data": report["config"]["data"]["name"],
         "parameters": report["parameters"],
-        "metric": metric,
-        "values": values,
-        "mean": statistics.mean(values),
-        "sd": statistics.stdev(values) if seeds > 1 else None,
+        "metrics": {
+            name: {"values": v, "mean": statistics.mean(v), "sd": statistics.stdev(v) if seeds > 1 else None}
+            for name, v in values.items()
+        },
         "seconds": statistics.median(seconds),
         "moved_split": move_split,
         "cold": cold,
@@ -78,25 +88,37 @@ def table(results: dict[str, dict]) -> str:
         "| recipe | data | parameters | test result | seeds | whole command | machine, date |",
         "|---|---|--:|---|--:|--:|---|",
     ]
-    for recipe, r in sorted(results.items()):
-        shown = [f"{100 * v:.2f}" if r["metric"] == "accuracy" else f"{v:.3f}" for v in (r["mean"], r["sd"] or 0)]
-        unit = " %" if r["metric"] == "accuracy" else ""
+    for recipe in sorted({*RECIPES, *results}):
+        if recipe not in results:
+            lines.append(f"| `{recipe}` | | | not measured | | | |")
+            continue
+        r = results[recipe]
+        shown = ", ".join(_shown(name, found) for name, found in r["metrics"].items())
+        settings = "".join(f", `--config.{key}={value}`" for key, value in r["settings"].items())
+        seeds = len(next(iter(r["metrics"].values()))["values"])
         split = ", each on its own split" if r["moved_split"] else ""
         lines.append(
-            f"| `{recipe}` | {r['data']} | {r['parameters']:,} | {r['metric']} {shown[0]} ± {shown[1]}{unit} "
-            f"| {len(r['values'])}{split} | {r['seconds']:.0f} s | {r['device']['cpus']} CPU cores, {r['date']} |"
+            f"| `{recipe}`{settings} | {r['data']} | {r['parameters']:,} | {shown} "
+            f"| {seeds}{split} | {r['seconds']:.0f} s | {r['device']['cpus']} CPU cores, {r['date']} |"
         )
     return "\n".join(lines)
 
 
+def _shown(name: str, found: dict) -> str:
+    percent = any(word in name for word in PERCENT)
+    mean, sd = (f"{100 * v:.2f}" if percent else f"{v:.3f}" for v in (found["mean"], found["sd"] or 0))
+    return f"{name} {mean} ± {sd}{' %' if percent else ''}"
+
+
 def main(overrides, recipes):
     results = json.loads(FILE.read_text()) if FILE.exists() else {}
-    known = [path.stem for path in (ROOT / "configs").glob("*.py")]
     for recipe in recipes:
-        if recipe not in known:
-            raise UserError(f"unknown recipe {recipe!r}{did_you_mean(recipe, known)}")
+        if recipe not in RECIPES:
+            raise UserError(f"unknown recipe {recipe!r}{did_you_mean(recipe, RECIPES)}")
     for recipe in [] if FLAGS.table else recipes:
-        results[recipe] = measure(recipe, overrides, seeds=FLAGS.seeds, move_split=FLAGS.move_split, cold=FLAGS.cold)
+        results[recipe] = measure(
+            recipe, overrides, seeds=FLAGS.seeds, wanted=FLAGS.metric, move_split=FLAGS.move_split, cold=FLAGS.cold
+        )
         FILE.parent.mkdir(exist_ok=True)
         write_atomically(FILE, json.dumps(results, indent=2) + "\n")
     print(table(results))

@@ -1,143 +1,92 @@
-"""Every augmentation against a slow loop over pixels in NumPy."""
+"""What holds for all augmentations, and those of pixel values, against slow loops in NumPy."""
 
 import jax
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from zoo.data import augment
 from zoo.errors import UserError
 
 B, H, W = 24, 9, 7
 AUGMENTS = augment.AUGMENTS
-STRENGTH = {"flip": 0.5, "rotate": 20.0, "zoom": 0.3, "shift": 2.0, "cutout": 3.0}
+STRENGTH = {
+    "flip": 0.5, "flip_vertical": 0.5, "transpose": 0.5, "rotate": 20.0, "elastic": 1.0, "random_resized_crop": 0.3,
+    "translate": 0.2, "zoom": 0.3, "shift": 2, "crop": 5, "brightness": 0.4, "contrast": 0.4, "noise": 20.0,
+    "cutout": 3.0, "mixup": 1.0, "cutmix": 1.0,
+}  # fmt: skip
+MIXING = ("mixup", "cutmix")
+GEOMETRIC = list(STRENGTH)[: list(STRENGTH).index("brightness")]
 
 
 @pytest.fixture
-def images():
-    return np.random.default_rng(0).integers(1, 256, size=(B, H, W, 2)).astype(np.uint8)
+def batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, size=(B, H, W, 2)).astype(np.uint8)
+    return {"image": images, "label": np.arange(B, dtype=np.int32)}
 
 
-def apply(name, images, strength, seed=0):
-    run = jax.jit(AUGMENTS[name][0], static_argnums=2)
-    return np.asarray(run(jax.random.key(seed), images, strength))
+def augmented(settings):
+    """(batch, seed) -> batch; not compiled as a whole, which takes longer than all these tests."""
+    fn = augment.make(settings)
+    return lambda batch, seed=0: jax.device_get(fn(jax.random.key(seed), jax.device_put(batch)))
 
 
-def moved(image, down, right):
-    """Shifted by whole pixels, pixel by pixel; 0 comes in."""
-    out = np.zeros_like(image)
-    for i in range(H):
-        for j in range(W):
-            if 0 <= i + down < H and 0 <= j + right < W:
-                out[i, j] = image[i + down, j + right]
-    return out
+def fitting(name, batch):
+    """The batch, with square images where the augmentation needs them."""
+    return {k: x[:, :W] if x.ndim >= 3 else x for k, x in batch.items()} if name == "transpose" else batch
 
 
-def sampled(image, rows, columns):
-    """Bilinear at (rows[i, j], columns[i, j]); every neighbour outside the image is 0."""
-    out = np.zeros(image.shape)
-    for i in range(H):
-        for j in range(W):
-            r, c = rows[i, j], columns[i, j]
-            for y in (int(np.floor(r)), int(np.floor(r)) + 1):
-                for x in (int(np.floor(c)), int(np.floor(c)) + 1):
-                    if 0 <= y < H and 0 <= x < W:
-                        out[i, j] += (1 - abs(r - y)) * (1 - abs(c - x)) * image[y, x]
-    return out
+# --- values of the pixels ----------------------------------------------------------------------------------------
 
 
-def test_flip(images):
-    found = apply("flip", images, 0.3)
-    assert found.dtype == np.uint8
-    mirrored = np.stack([[[row[::-1] for row in channel] for channel in image.transpose(2, 0, 1)] for image in images])
-    mirrored = mirrored.transpose(0, 2, 3, 1)
-    turned = [(f == m).all() for f, m in zip(found, mirrored, strict=True)]
-    kept = [(f == image).all() for f, image in zip(found, images, strict=True)]
-    assert [a != b for a, b in zip(turned, kept, strict=True)] == [True] * B
-    many = apply("flip", np.tile(np.uint8([[[[1], [2]]]]), (4_000, 1, 1, 1)), 0.3)
-    assert (many[:, 0, 0, 0] == 2).mean() == pytest.approx(0.3, abs=0.03)
-    np.testing.assert_array_equal(apply("flip", images, 1.0), mirrored)
+def drawn_factors(strength, seed=0):
+    """What `make` with this augmentation alone draws."""
+    own = jax.random.split(jax.random.key(seed))[1]
+    return np.asarray(jax.random.uniform(own, (B, 1, 1, 1), minval=1 - strength, maxval=1 + strength)).ravel()
 
 
-def test_shift(images):
-    """Whole pixels, so exact: every image is one of the 25 that the loop makes of it."""
-    found, offsets = apply("shift", images, 2.0), set()
-    for image, result in zip(images, found, strict=True):
-        fits = [(d, r) for d in range(-2, 3) for r in range(-2, 3) if (moved(image, d, r) == result).all()]
-        assert len(fits) == 1
-        offsets.add(fits[0])
-    assert len(offsets) > 8
-    many = apply("shift", np.tile(images[:1], (1_000, 1, 1, 1)), 2.0)
-    counts = [(many == moved(images[0], d, r)[None]).all((1, 2, 3)).sum() for d in range(-2, 3) for r in range(-2, 3)]
-    assert sum(counts) == 1_000
-    assert min(counts) > 15  # 40 expected: each offset is as likely, the largest included
+@pytest.mark.parametrize("strength", [0.2, 0.9])
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_brightness_and_contrast(name, strength, batch):
+    found, clipped = augmented({name: strength})(batch)["image"], 0
+    factors = drawn_factors(strength)
+    assert 1 - strength <= factors.min() < 1 - strength / 2 < 1 + strength / 2 < factors.max() <= 1 + strength
+    for image, result, factor in zip(batch["image"], found, factors, strict=True):
+        wanted = np.zeros(image.shape)
+        centre = 0 if name == "brightness" else sum(map(int, image.ravel())) / image.size
+        for place in np.ndindex(image.shape):
+            wanted[place] = centre + (image[place] - centre) * factor
+            clipped += not 0 <= wanted[place] <= 255
+            wanted[place] = min(max(wanted[place], 0), 255)
+        np.testing.assert_allclose(result, wanted, atol=1e-3)
+    assert clipped > 10  # both ends of the range are kept
 
 
-def test_shift_beyond_the_border_is_black(images):
-    found = apply("shift", images, 1e4)
-    assert (found == 0).all((1, 2, 3)).mean() > 0.9
+@pytest.mark.parametrize("std", [2.0, 20.0])
+def test_noise(std):
+    grey = {"image": np.full((40, 16, 16, 3), 128, np.uint8)}
+    found = augmented({"noise": std})(grey)["image"] - 128.0
+    assert found.mean() == pytest.approx(0, abs=5 * std / found.size**0.5)
+    assert found.std() == pytest.approx(std, rel=0.02)
+    assert np.mean(np.abs(found) < std) == pytest.approx(0.6827, abs=0.01)  # as a normal distribution has it
+    assert abs(np.corrcoef(found[..., 0].ravel(), found[..., 1].ravel())[0, 1]) < 0.05  # each channel its own
+    for value in (0, 255):
+        image = augmented({"noise": std})({"image": np.full_like(grey["image"], value)})["image"]
+        assert (image == value).mean() == pytest.approx(0.5, abs=0.02)  # cut at the ends of the range
+        assert ((image >= 0) & (image <= 255)).all()
 
 
-def test_zoom(images):
-    """The drawn factors are read from images that hold their own coordinates, then the loop must agree."""
-    found = apply("zoom", images, 0.3)
-    down = np.broadcast_to(np.arange(H, dtype=np.float32)[None, :, None, None], (B, H, W, 1))
-    right = np.broadcast_to(np.arange(W, dtype=np.float32)[None, None, :, None], (B, H, W, 1))
-    places = apply("zoom", np.concatenate([down, right], -1), 0.3)
-    centre, factors = np.array([(H - 1) / 2, (W - 1) / 2]), []
-    for image, place, result in zip(images, places, found, strict=True):
-        # Between the centre and the next pixel, nothing of the outside is seen: the slope is 1 / factor.
-        slope = np.array([place[5, 3, 0] - place[4, 3, 0], place[4, 4, 1] - place[4, 3, 1]])
-        rows = centre[0] + (np.arange(H) - centre[0]) * slope[0]
-        columns = centre[1] + (np.arange(W) - centre[1]) * slope[1]
-        wanted = sampled(image, *np.meshgrid(rows, columns, indexing="ij"))
-        np.testing.assert_allclose(result, wanted, atol=0.05)
-        factors.append(1 / slope)
-    factors = np.array(factors)
-    assert 0.7 <= factors.min() < 0.85 < 1.15 < factors.max() <= 1.3
-    assert np.abs(factors[:, 0] - factors[:, 1]).max() > 0.2  # height and width each have their own
-
-
-def drawn_angles(number, degrees, seed=0):
-    drawn = jax.random.uniform(jax.random.key(seed), (number, 1, 1), minval=-degrees, maxval=degrees)
-    return np.asarray(drawn).ravel()
-
-
-def test_rotate_is_a_rotation():
-    """As scipy turns a smooth image, to the 1 % that linear interpolation costs."""
-    y, x = np.mgrid[:51, :51] - 25
-    smooth = 200 * np.exp(-((x - 4) ** 2 + (y + 3) ** 2) / 60) + 100 * np.exp(-((x + 5) ** 2 + (y - 4) ** 2) / 40)
-    found = apply("rotate", np.tile(np.float32(smooth)[None, ..., None], (8, 1, 1, 1)), 30.0)[..., 0]
-    angles = drawn_angles(8, 30)
-    assert angles.min() < -15 < 15 < angles.max()
-    for result, angle in zip(found, angles, strict=True):  # scipy turns the other way
-        np.testing.assert_allclose(result, ndimage.rotate(smooth, -angle, reshape=False, order=3), atol=0.01 * 200)
-
-
-def test_rotate_is_bilinear(images):
-    y, x = np.meshgrid(np.arange(H) - (H - 1) / 2, np.arange(W) - (W - 1) / 2, indexing="ij")
-    angles = np.deg2rad(np.float64(drawn_angles(B, 60)))
-    for image, result, a in zip(images, apply("rotate", images, 60.0), angles, strict=True):
-        rows = np.cos(a) * y - np.sin(a) * x + (H - 1) / 2
-        columns = np.sin(a) * y + np.cos(a) * x + (W - 1) / 2
-        np.testing.assert_allclose(result, sampled(image, rows, columns), atol=0.05)
-
-
-@pytest.mark.parametrize("side", [4, 5])
-def test_rotate_by_a_right_angle_is_exact(side, monkeypatch):
-    images = np.random.default_rng(0).integers(1, 256, size=(2, side, side, 3)).astype(np.uint8)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, minval, maxval: np.full(shape, maxval, np.float32))
-    found = augment.rotate(jax.random.key(0), images, 90.0)
-    np.testing.assert_allclose(found, np.rot90(images, -1, (1, 2)), atol=1e-3)
+# --- cutout ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1.0, 2.0, 3.0, 4.0])
-def test_cutout(images, size):
+def test_cutout(batch, size):
     """Exactly one square of size x size, cut where it reaches over the border; everything else as it was."""
-    found = apply("cutout", np.tile(images, (10, 1, 1, 1)), size)
+    images = np.tile(batch["image"], (10, 1, 1, 1))
+    found = augmented({"cutout": size})({"image": images})["image"]
     assert found.dtype == np.uint8
     n, tops = int(size), set()
-    for image, result in zip(np.tile(images, (10, 1, 1, 1)), found, strict=True):
+    for image, result in zip(images, found, strict=True):
         hidden = (result == 0).all(-1)
         i, j = np.flatnonzero(hidden.any(1)), np.flatnonzero(hidden.any(0))
         assert hidden.sum() == len(i) * len(j) > 0
@@ -155,7 +104,7 @@ def test_cutout(images, size):
 
 
 def test_cutout_centres_are_everywhere():
-    found = apply("cutout", np.ones((6_300, H, W, 1), np.uint8), 1.0)
+    found = augmented({"cutout": 1.0})({"image": np.ones((6_300, H, W, 1), np.uint8)})["image"]
     counts = (found == 0).sum((0, 3))
     assert counts.sum() == 6_300
     assert counts.min() > 60  # 100 expected
@@ -165,25 +114,44 @@ def test_cutout_centres_are_everywhere():
 # --- what holds for all of them ----------------------------------------------------------------------------------
 
 
-def compiled(settings):
-    """(images, seed) -> images, as in the training step."""
-    fn = jax.jit(lambda seed, images: augment.make(settings)(jax.random.key(seed), {"image": images})["image"])
-    return lambda images, seed=0: np.asarray(fn(seed, images))
-
-
 def test_every_augmentation_is_tested():
-    assert STRENGTH.keys() == AUGMENTS.keys()
+    assert list(STRENGTH) == list(AUGMENTS)
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
-def test_keyed(name, images):
-    run = compiled({name: STRENGTH[name]})
-    found = run(images)
-    assert found.shape == images.shape
-    np.testing.assert_array_equal(run(images), found)
-    assert (run(images, seed=1) != found).any()
-    same = run(np.tile(images[:1], (B, 1, 1, 1)))
-    assert (same != same[:1]).any()  # every image has its own draw
+def test_keyed(name, batch):
+    batch, run = fitting(name, batch), augmented({name: STRENGTH[name]})
+    found = run(batch)["image"]
+    side = STRENGTH["crop"]
+    assert found.shape == ((B, side, side, 2) if name == "crop" else batch["image"].shape)
+    np.testing.assert_array_equal(run(batch)["image"], found)
+    assert (run(batch, seed=1)["image"] != found).any()
+    same = run(batch | {"image": np.tile(batch["image"][:1], (B, 1, 1, 1))})
+    if name in MIXING:  # nothing to see in the mixture of equal images
+        same = {"image": same["label_share"]}
+    assert (same["image"] != same["image"][:1]).any()  # every image has its own draw
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_a_stronger_one_does_more(name, batch):
+    """Of each augmentation: no strength is as good as another."""
+    batch = fitting(name, batch)
+    weak, strong = (
+        augmented({name: s})(batch) for s in (1 if name == "shift" else STRENGTH[name] / 2.5, STRENGTH[name])
+    )
+    if name == "crop":
+        assert weak["image"].shape[1:3] == (2, 2)
+        return
+
+    def change(found):
+        return np.abs(found["image"].astype(float) - batch["image"]).mean()
+
+    if name == "random_resized_crop":  # its strength is what is kept at least
+        assert change(weak) > change(strong) > 0
+    elif name in MIXING:  # Beta(alpha, alpha) is nearer to 1/2
+        assert weak["label_share"].std() > strong["label_share"].std() > 0
+    else:
+        assert 0 < change(weak) < change(strong)
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
@@ -193,37 +161,79 @@ def test_strength_zero_is_off(name):
     assert augment.make({}) is None
 
 
-def test_what_is_off_changes_nothing_else(images):
-    off = compiled(dict.fromkeys(AUGMENTS, 0) | {"cutout": 3.0})
-    np.testing.assert_array_equal(off(images), compiled({"cutout": 3.0})(images))
+def test_what_is_off_changes_nothing_else(batch):
+    off = augmented(dict.fromkeys(AUGMENTS, 0) | {"cutout": 3.0})
+    np.testing.assert_array_equal(off(batch)["image"], augmented({"cutout": 3.0})(batch)["image"])
 
 
-@pytest.mark.parametrize("name", sorted(AUGMENTS.keys() - {"shift"}))  # which moves by whole pixels
-def test_almost_no_strength_changes_almost_nothing(name, images):
-    np.testing.assert_allclose(compiled({name: 1e-6})(images), images, atol=0.01)
+# The others move by whole pixels, keep almost nothing when weak, or choose one of two images.
+@pytest.mark.parametrize("name", [n for n in AUGMENTS if n not in ("shift", "crop", "random_resized_crop", *MIXING)])
+def test_almost_no_strength_changes_almost_nothing(name, batch):
+    batch = fitting(name, batch)
+    np.testing.assert_allclose(augmented({name: 1e-6})(batch)["image"], batch["image"], atol=0.01)
 
 
-def test_the_rest_of_a_batch_is_left_alone(images):
-    batch = {"image": images, "label": np.arange(B)}
-    found = augment.make({"flip": 1.0})(jax.random.key(0), batch)
-    assert set(found) == {"image", "label"}
-    np.testing.assert_array_equal(found["label"], np.arange(B))
-    np.testing.assert_array_equal(found["image"], images[:, :, ::-1])
+def test_the_rest_of_a_batch_is_left_alone(batch):
+    batch |= {"target": np.float32(np.arange(B))}
+    for settings in ({"flip": 1.0}, {"rotate": 10.0}, {"noise": 9.0}, {"cutout": 3.0}):
+        found = augmented(settings)(batch)
+        assert set(found) == set(batch)
+        for key in ("label", "target"):
+            np.testing.assert_array_equal(found[key], batch[key])
+            assert found[key].dtype == batch[key].dtype
 
 
-def test_order_and_keys(images):
-    """In the order of AUGMENTS, whatever the order of the settings; each with its own key."""
-    found = compiled({"cutout": 3.0, "shift": 1.0, "flip": 0.5})(images)
+def test_pixels_stay_bytes_where_nothing_is_computed_with_them(batch):
+    kept = {
+        name for name in AUGMENTS if augmented({name: STRENGTH[name]})(fitting(name, batch))["image"].dtype == np.uint8
+    }
+    assert kept == {"flip", "flip_vertical", "transpose", "shift", "crop", "cutout", "cutmix"}
+
+
+def test_order_and_keys(batch):
+    """In the order of AUGMENTS, whatever the order of the settings; each with its own key, split off in that order.
+
+    The published results depend on these keys.
+    """
+    found = augmented({"cutout": 3.0, "shift": 1.0, "flip": 0.5, "contrast": 0.5})(batch)["image"]
 
     @jax.jit
-    def by_hand(images):
+    def by_hand(batch):
         key = jax.random.key(0)
-        for name, strength in (("flip", 0.5), ("shift", 1.0), ("cutout", 3.0)):
+        for name, strength in (("flip", 0.5), ("shift", 1.0), ("contrast", 0.5), ("cutout", 3.0)):
             key, own = jax.random.split(key)
-            images = AUGMENTS[name][0](own, images, strength)
-        return images
+            batch = AUGMENTS[name].fn(own, batch, strength)
+        return batch
 
-    np.testing.assert_allclose(found, by_hand(images), atol=1e-3)
+    np.testing.assert_allclose(found, by_hand(batch)["image"], atol=1e-3)
+
+
+def test_compiled_as_in_a_training_step(batch):
+    """(Almost) all together, in a scan over steps: the same as step by step and operation by operation."""
+    settings = {
+        name: STRENGTH[name] for name in AUGMENTS if name not in ("cutmix", "zoom")
+    }  # which take long to compile
+    batch = fitting("transpose", batch)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    @jax.jit
+    def run(batch):
+        return jax.lax.scan(lambda _, key: (None, augment.make(settings)(key, batch)), None, keys)[1]
+
+    found = run(batch)
+    assert found["image"].shape == (2, B, 5, 5, 2)
+    assert (found["image"][0] != found["image"][1]).any()
+    for step in range(2):
+        wanted = augment.make(settings)(keys[step], jax.device_put(batch))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step], y, atol=0.01), found, wanted)  # noqa: B023
+
+
+def test_whole_numbers_are_strengths_too(batch):
+    """As they come from the command line."""
+    batch = fitting("transpose", batch)
+    for settings in ({"flip": 1, "rotate": 20, "zoom": 0.5}, {"elastic": 1, "translate": 1, "mixup": 1}, {"cutmix": 1}):
+        floats = {name: float(strength) for name, strength in settings.items()}
+        jax.tree.map(np.testing.assert_array_equal, augmented(settings)(batch), augmented(floats)(batch))
 
 
 @pytest.mark.parametrize(
@@ -232,14 +242,51 @@ def test_order_and_keys(images):
         ({"filp": 0.5}, r"unknown augmentation 'filp'; did you mean 'flip'"),
         ({"flip": 1.5}, r"config\.data\.augment\.flip is 1\.5; it must be a number in 0\.\.1"),
         ({"shift": 1.5}, r"shift is 1\.5; it must be a whole number of pixels"),
+        ({"crop": 3.5}, r"crop is 3\.5; it must be a whole number of pixels"),
         ({"shift": -1}, r"config\.data\.augment\.shift is -1"),
         ({"zoom": 1.0}, r"config\.data\.augment\.zoom is 1\.0; it must be a number in 0\.\.0\.9"),
-        ({"rotate": 91}, r"config\.data\.augment\.rotate is 91"),
+        ({"rotate": 181}, r"config\.data\.augment\.rotate is 181"),
         ({"shift": "two"}, r"config\.data\.augment\.shift is 'two'"),
         ({"shift": float("nan")}, r"config\.data\.augment\.shift is nan"),
         ({"flip": 0.5, "cutout": (2,)}, r"config\.data\.augment\.cutout is \(2,\)"),
+        ({"random_resized_crop": 1.1}, r"random_resized_crop is 1\.1; it must be a number in 0\.\.1"),
+        ({"brightness": 2}, r"brightness is 2; it must be a number in 0\.\.1"),
+        ({"mixup": -0.1}, r"mixup is -0\.1; it must be a number in 0\.\.100"),
     ],
 )
 def test_mistakes(settings, line):
     with pytest.raises(UserError, match=line):
         augment.make(settings)
+
+
+@pytest.mark.parametrize(
+    "settings, changed, line",
+    [
+        ({"transpose": 0.5}, {}, r"config\.data\.augment\.transpose needs square images; these are 9x7"),
+        ({"crop": 8}, {}, r"config\.data\.augment\.crop is 8, larger than the images \(9x7\)"),
+        ({"shift": 8}, {}, r"config\.data\.augment\.shift is 8, more than the images have pixels \(9x7\)"),
+        (
+            {"noise": 9},
+            {"image": np.zeros((2, 4, 4, 1), np.float32)},
+            r"noise needs pixels of 0\.\.255 \(uint8\); these",
+        ),
+        ({"contrast": 0.5}, {"image": np.zeros((2, 4, 4, 1), np.float32)}, r"contrast needs .* these are float32"),
+        ({"mixup": 1}, {"label": np.zeros((B, H, W), np.uint8)}, r"augment\.mixup: only .* this data has label maps"),
+        ({"cutmix": 1}, {"label": None}, r"augment\.cutmix: only images with one class each .* has no labels"),
+        (
+            {"mixup": 1, "cutmix": 1},
+            {"label": None},
+            r"config\.data\.augment\.mixup and config\.data\.augment\.cutmix: ",
+        ),
+        (
+            {"mixup": 1},
+            {"image": np.zeros((1, 4, 4, 1)), "label": np.zeros(1, int)},
+            r"mixup: batches must have at least 2",
+        ),
+    ],
+)
+def test_data_that_an_augmentation_cannot_work_on(settings, changed, line, batch):
+    """At the latest when the step is traced."""
+    batch = {key: value for key, value in (batch | changed).items() if value is not None}
+    with pytest.raises(UserError, match=line):
+        jax.eval_shape(augment.make(settings), jax.random.key(0), batch)

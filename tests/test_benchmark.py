@@ -14,6 +14,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 import benchmark  # noqa: E402
 import benchmark_harness as harness  # noqa: E402
+import benchmark_report as report  # noqa: E402
 import benchmark_worker as worker  # noqa: E402
 
 
@@ -218,7 +219,11 @@ def test_worker_that_cannot_start(worker_file):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["lop"], "error: unknown subcommand 'lop'; known: loop, memory, start, models, keras, all"),
+        (["lop"], "error: unknown subcommand 'lop'; known: loop, memory, start, models, conv, keras, all"),
+        (["models", "keras", "--model", "unet"], "error: --model unet: keras measures only mlp and lenet5"),
+        (["all", "--model", "mlp", "--model", "unet"], "error: --model unet: loop measures only mlp and lenet5"),
+        (["conv", "--model", "mlp"], "error: --model is for loop, models, keras"),
+        (["loop", "--no_compile"], "error: --no_compile is for models"),
         (["loop", "--windows", "6"], "error: --windows 6: take at least 7"),
         ([], "error: the following arguments are required: subcommand"),
     ],
@@ -251,24 +256,44 @@ def test_failure_of_the_zoo_is_no_missing_package(monkeypatch, capsys):
 def test_table(record):
     sides = {"zoo": record("zoo", 9.0, 0.002), "torch": record("torch", 0.004)}
     result = compare(sides, steps=1) | {
-        "targets": [benchmark.target("torch / zoo", 2.0, at_least=2.5), benchmark.target("cost", 1.0, at_most=1.0)],
+        "work": {"amount": 128, "unit": "examples"},
+        "targets": [
+            report.target("torch / zoo", 2.0, at_least=2.5),
+            report.target("cost", 1.0, at_most=1.0),
+            report.target("other", 0.5),
+        ],
         "not_available": {"jit": "no compiler"},
         "machine": {"idle": False, "others": 0.25},
     }
     figures = {"figures": {"growth, MB": 1.26}, "machine": {}}
-    lines = benchmark.markdown({"models: mlp": result, "memory: mlp": figures}).splitlines()
-    assert len({line.count("|") for line in lines[:5]}) == 1
-    assert lines[2].startswith("| models: mlp | zoo | 2 ms | 2 ms .. 2 ms |")
+    older = compare({"zoo": record("zoo", 0.5)}, steps=1)  # without 'work', 'targets' and 'note'
+    found = {"models: mlp": result, "memory: mlp": figures, "loop: mlp": older}
+    found["conv: 1x1"] = older | {"work": {"amount": 1.234, "unit": "GFLOP"}, "note": "busy"}
+    lines = report.markdown(found).splitlines()
+    assert len({line.count("|") for line in lines[:7]}) == 1
+    assert lines[2].startswith("| models: mlp | zoo | 2 ms | 2 ms .. 2 ms | 64,000 examples/s |")
     assert "| 1.000 | 9.00 s |" in lines[2]
+    assert "| 32,000 examples/s |" in lines[3]
     assert "| 2.000 |" in lines[3]
     assert lines[4].startswith("| memory: mlp | growth, MB | 1.3 |")
-    assert lines[6:] == [
+    assert lines[5].startswith("| loop: mlp | zoo | 500 ms | 500 ms .. 500 ms |  |")
+    assert "| 2.47 GFLOP/s |" in lines[6]
+    assert lines[8:] == [
         "- models: mlp: jit not measured: no compiler",
         "- models: mlp: torch / zoo 2.000, at least 2.5: MISSED",
         "- models: mlp: cost 1.000, at most 1: reached",
+        "- models: mlp: other 0.500, no goal",
         "- models: mlp: the machine was NOT idle before, others used 25% of its CPUs meanwhile",
         "- memory: mlp: the machine was not known to be idle before",
+        "- loop: mlp: the machine was idle before" + idleness(older),
+        "- conv: 1x1: busy",
+        "- conv: 1x1: the machine was idle before" + idleness(older),
     ]
+
+
+def idleness(result):
+    others = result["machine"].get("others")
+    return "" if others is None else f", others used {others:.0%} of its CPUs meanwhile"
 
 
 def test_quick_run_of_the_loop(tmp_path):
@@ -284,16 +309,3 @@ def test_quick_run_of_the_loop(tmp_path):
     assert all(side["step_s"]["min"] > 0 for side in entry["sides"].values())
     assert entry["targets"][0]["target"] == "at most 1.03"
     assert {"date", "command", "versions", "machine"} <= set(entry)
-
-
-@pytest.mark.parametrize(
-    "name, options, operations",
-    [("torch", {"compiled": False}, ("train", "eval")), ("keras", {}, ("epochs",))],
-)
-def test_peers_run(tmp_path, name, options, operations):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"needs {name}: pip install -e '.[bench]'")
-    for model in benchmark.MODELS:
-        with benchmark.engine(name, model, str(tmp_path), rows=300, **options) as process:
-            for operation in operations:
-                assert process.ask(operation, 1) > 0

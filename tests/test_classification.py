@@ -167,6 +167,63 @@ def test_large_logits_stay_finite():
     assert evaluate(tasks.make({"name": "classification"}, passing(), meta), batch)[0] == pytest.approx(1e4)
 
 
+# --- images made of two ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(batch):
+    rng = np.random.default_rng(3)
+    return batch | {
+        "label_mixed": np.roll(batch["label"], 1),
+        "label_share": np.float32(np.r_[0, 1, rng.random(ROWS - 2)]),
+    }
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.2])
+def test_the_loss_is_shared_between_two_labels(mixed, smooth):
+    """Cross-entropy is linear in the target, so it is that of the mixed targets."""
+    share = np.float64(mixed["label_share"])[:, None]
+    target = share * np.eye(CLASSES)[mixed["label"]] + (1 - share) * np.eye(CLASSES)[mixed["label_mixed"]]
+    target = (1 - smooth) * target + smooth / CLASSES
+    each = -(target * log_softmax(np.float64(mixed["feature"]), -1)).sum(-1)
+    task = make(label_smoothing=smooth, top_k=(2,))
+    loss, found = evaluate(task, mixed, train=True)
+    assert loss == pytest.approx(each.mean(), rel=1e-5)
+    assert found["loss"] == (pytest.approx(each.sum(), rel=1e-5), ROWS)
+    plain = {key: mixed[key] for key in ("feature", "label")}
+    unmixed_loss, unmixed = evaluate(task, plain, train=True)
+    assert abs(loss - unmixed_loss) > 1e-2
+    for name in ("accuracy", "top2_accuracy"):  # what counts as correct is the image's own label
+        assert found[name] == unmixed[name]
+    assert evaluate(task, mixed) == evaluate(task, plain)  # evaluation mixes nothing
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.2])
+def test_the_binary_loss_is_shared_too(smooth):
+    rng = np.random.default_rng(4)
+    batch = {
+        "feature": np.float32(3 * rng.standard_normal((ROWS, 1))),
+        "label": rng.integers(2, size=ROWS).astype(np.int32),
+        "label_mixed": rng.integers(2, size=ROWS).astype(np.int32),
+        "label_share": np.float32(rng.random(ROWS)),
+    }
+    target = batch["label_share"] * batch["label"] + (1 - batch["label_share"]) * batch["label_mixed"]
+    target = np.float64(target) * (1 - smooth) + smooth / 2
+    z = np.float64(batch["feature"][:, 0])
+    wanted = (np.log1p(np.exp(-z)) * target + np.log1p(np.exp(z)) * (1 - target)).mean()
+    options = {"name": "classification", "binary": True, "label_smoothing": smooth}
+    task = tasks.make(options, passing(), META | {"num_classes": 2})
+    assert evaluate(task, batch, train=True)[0] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_all_or_nothing_is_one_label_alone(mixed, share):
+    mixed["label_share"] = np.full(ROWS, share, np.float32)
+    label = mixed["label"] if share else mixed["label_mixed"]
+    alone = {"feature": mixed["feature"], "label": label}
+    assert evaluate(make(), mixed, train=True)[0] == pytest.approx(evaluate(make(), alone, train=True)[0], rel=1e-6)
+
+
 # --- the model around it -----------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,14 @@
 """The convolution and the pooling of the zoo against JAX's own: values and gradients."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from zoo.models.conv import MAX_INPUT_CHANNELS, NHWC, Conv, avg_pool, conv, max_pool
 
@@ -18,13 +21,24 @@ CASES = [  # height, width, channels in and out, kernel, strides, padding
     (8, 13, 3, 4, (3, 3), (1, 1), "SAME"),  # a prime width has no tile
     (8, 8, 7, 4, (3, 3), (1, 1), "SAME"),  # too many channels for the product
     (6, 6, 4, 4, (1, 1), (2, 2), "VALID"),
+    # Wider ones, whose gradients are our own:
+    (8, 8, 8, 16, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    (9, 7, 8, 5, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    (9, 9, 7, 4, (3, 3), (3, 3), ((0, 1), (2, 0))),  # a stride as large as the kernel
+    (10, 9, 8, 4, (5, 5), (3, 2), ((0, 0), (2, 2))),
+    (15, 15, 8, 4, (7, 7), (2, 2), ((3, 3), (3, 3))),
+    (7, 7, 8, 4, (3, 3), (4, 4), "VALID"),  # rows that no output sees
+    (9, 9, 8, 4, (1, 1), (2, 2), "VALID"),  # a matrix product
+    (9, 9, 8, 4, (1, 1), (2, 2), ((0, 0), (0, 0))),
+    (16, 200, 16, 16, (3, 3), (1, 1), "SAME"),  # cut into strips
+    (6, 6, 8, 4, (2, 2), (1, 1), ((2, 0), (0, 3))),  # more padding than the kernel reaches
 ]
 
 
 @pytest.mark.parametrize("height, width, c_in, c_out, kernel, strides, padding", CASES)
 def test_conv_equals_lax(height, width, c_in, c_out, kernel, strides, padding):
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (4, height, width, c_in))
+    x = jax.random.normal(keys[0], (16, height, width, c_in))
     k = jax.random.normal(keys[1], (*kernel, c_in, c_out))
 
     def general(x, k):
@@ -40,6 +54,50 @@ def test_conv_equals_lax(height, width, c_in, c_out, kernel, strides, padding):
     ]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(a).max()))
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_gradients_under_other_transformations(channels):
+    """vmap over models, and Hessian-vector products."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (8, 6, 6, channels))
+    k, v = jax.random.normal(keys[1], (2, 3, 3, channels, 4))
+    found = []
+    for convolve in (conv, lax.conv_general_dilated):
+
+        def loss(k, convolve=convolve):
+            return jnp.sum(jnp.sin(convolve(x, k, (2, 2), ((1, 1), (1, 1)), dimension_numbers=NHWC)))
+
+        found.append((jax.vmap(jax.grad(loss))(jnp.stack([k, v])), jax.jvp(jax.grad(loss), (k,), (v,))[1]))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_every_compiled_convolution_is_nhwc_of_stride_1_but_the_forward_one(strides):
+    """The other forms are what is slow inside a loop on the CPU (jax issue 12868)."""
+    x, k = jnp.zeros((16, 16, 16, 8)), jnp.zeros((3, 3, 8, 8))
+
+    def loss(k, x):
+        return jnp.sum(jnp.square(conv(x, k, strides, ((1, 1), (1, 1)), dimension_numbers=NHWC)))
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(k, x).as_text()
+    forms = re.findall(r"stablehlo.convolution.*?dim_numbers = (\[.*?\]), window = \{(.*?)\}", text)
+    ours = [(dims, window) for dims, window in forms if dims == "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"]
+    assert len(ours) >= 3
+    assert not any("lhs_dilate = [2" in window for _, window in ours)
+
+
+def test_sharded_batches_have_the_same_gradients():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    assert mesh.size == 4
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, k = jax.random.normal(keys[0], (32, 8, 8, 8)), jax.random.normal(keys[1], (3, 3, 8, 8))
+    gradient = jax.jit(jax.grad(lambda k, x: jnp.sum(jnp.sin(conv(x, k, (1, 1), "SAME", dimension_numbers=NHWC)))))
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    one = gradient(k, jax.device_put(x, jax.devices()[0]))
+    many = gradient(jax.device_put(k, NamedSharding(mesh, PartitionSpec())), sharded)
+    np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-4)
 
 
 def compiled(channels, dtype=jnp.float32, **options):

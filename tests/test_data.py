@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from zoo import config, data
+from zoo.data import border_weights
 from zoo.errors import UserError
 from zoo.types import Source
 
@@ -25,6 +26,17 @@ def numbers():
     rng = np.random.default_rng(0)
     target = np.float32(rng.gamma(3, 20, ROWS))
     return Source({"feature": np.float32(rng.random((ROWS, 6))), "target": target}, feature_names=tuple("abcdef"))
+
+
+@pytest.fixture
+def maps():
+    """Images with label maps of 3 classes, of which a few pixels are ignored; each image has its row in a corner."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(3, size=(20, 8, 12)).astype(np.uint8)
+    label[:, 0, 1] = 255
+    image = np.repeat(label[..., None] * np.uint8(40), 2, -1)
+    image[:, 0, 0] = np.arange(20)[:, None]
+    return Source({"image": image, "label": label}, class_names=("background", "disc", "ring"))
 
 
 def make(source, mesh, *, seed=0, augment=None, **changed):
@@ -211,3 +223,109 @@ def test_images_are_needed_to_resize(numbers, mesh):
 def test_unknown_data_set(name, near):
     with pytest.raises(UserError, match=rf"unknown data set '{name}'; did you mean .*'{near}'"):
         data.load(name)
+
+
+# --- label maps --------------------------------------------------------------------------------------------------
+
+
+def batches(dataset, split):
+    """All real rows of a split by key."""
+    made = [jax.device_get(batch) for batch in dataset.eval(split)]
+    return {key: np.concatenate([batch[key][batch["mask"]] for batch in made]) for key in made[0]}
+
+
+def test_label_maps(maps, mesh):
+    """Cut as whole images, and fed with them."""
+    dataset = make(maps, mesh, test=6, batch_size=4)
+    assert dataset.meta["splits"] == {"train": 14, "test": 6}
+    assert dataset.meta["shapes"] == {"image": (8, 12, 2), "label": (8, 12)}
+    assert dataset.meta["dtypes"] == {"image": "uint8", "label": "uint8"}
+    assert dataset.meta["num_classes"] == 3
+    sample = data.sample(dataset, 2)
+    assert sample["label"].shape == (2, 8, 12)
+    assert sample["label"].dtype == np.uint8
+    test, train = batches(dataset, "test"), batches(dataset, "train")
+    assert sorted([*test["image"][:, 0, 0, 0], *train["image"][:, 0, 0, 0]]) == list(range(20))
+    np.testing.assert_array_equal(test["label"], maps.train["label"][test["image"][:, 0, 0, 0]])
+    batch = jax.device_get(jax.jit(dataset.train.batch)(dataset.train.fetch(0), np.int32(0)))
+    np.testing.assert_array_equal(batch["label"], maps.train["label"][batch["image"][:, 0, 0, 0]])
+
+
+def test_label_maps_leave_the_statistics_alone(maps, mesh):
+    train = batches(dataset := make(maps, mesh, test=6, batch_size=4), "train")
+    np.testing.assert_allclose(dataset.meta["mean"], (train["image"] / 255).mean((0, 1, 2)), rtol=1e-9)
+    batch = dataset.preprocess({"image": train["image"], "label": train["label"]})
+    np.testing.assert_array_equal(batch["label"], train["label"])
+
+
+def test_label_maps_are_resized_to_the_nearest(mesh):
+    """Where the image is bright is the class, at every size; ignored pixels stay ignored."""
+    label = np.zeros((8, 12, 12), np.uint8)
+    label[:, :, 6:] = 1
+    label[:, :3, :3] = 255
+    source = Source({"image": label[..., None] % 255 * np.uint8(200), "label": label}, class_names=("a", "b"))
+    for size in (4, 6, 7, 24):
+        train = batches(make(source, mesh, test=0, batch_size=4, image_size=size), "train")
+        assert train["label"].shape == (8, size, size)
+        np.testing.assert_array_equal(train["label"] == 1, train["image"][..., 0] >= 100)
+        np.testing.assert_array_equal(train["label"], jax.image.resize(label, (8, size, size), "nearest"))
+        assert (train["label"] == 255).any()
+
+
+def test_border_weights(maps, mesh):
+    """Of the training maps alone, as they are fed, by three settings."""
+    chosen = {"border_weight": 4.0, "border_sigma": 2.0, "border_class": 1}
+    dataset = make(maps, mesh, test=6, batch_size=4, image_size=6, **chosen)
+    assert dataset.meta["shapes"]["weight"] == (6, 6)
+    assert dataset.meta["dtypes"]["weight"] == "float32"
+    assert dataset.meta["bytes"] == 20 * 6 * 6 * 3 + 14 * 6 * 6 * 4
+    assert "weight" not in batches(dataset, "test")
+    train = batches(dataset, "train")
+    wanted = border_weights.border_weights(train["label"], separator=1, w0=4.0, sigma=2.0)
+    np.testing.assert_array_equal(train["weight"], wanted)
+    for key, other in (("border_weight", 5.0), ("border_sigma", 3.0), ("border_class", 0)):
+        changed = make(maps, mesh, test=6, batch_size=4, image_size=6, **chosen | {key: other})
+        assert np.abs(batches(changed, "train")["weight"] - wanted).max() > 0.1
+    assert "weight" not in make(maps, mesh, test=6, batch_size=4).meta["shapes"]  # the default
+
+
+@pytest.mark.parametrize(
+    "changed, line",
+    [
+        ({"border_weight": -1.0}, r"config\.data\.border_weight is -1\.0; it must be more than 0"),
+        ({"border_sigma": 0.0}, r"config\.data\.border_sigma is 0\.0; it must be more than 0"),
+        ({"border_class": 3}, r"config\.data\.border_class is 3; the classes are 0 background, 1 disc, 2 ring"),
+        ({"border_class": -1}, r"config\.data\.border_class is -1; the classes are"),
+    ],
+)
+def test_border_settings_that_make_no_sense(maps, mesh, changed, line):
+    with pytest.raises(UserError, match=line):
+        make(maps, mesh, batch_size=4, **{"border_weight": 10.0} | changed)
+
+
+def test_label_maps_are_needed_for_border_weights(images, numbers, mesh):
+    for source in (images, numbers):
+        with pytest.raises(UserError, match=r"border_weight is 10\.0; data set 'mine' has no label maps"):
+            make(source, mesh, border_weight=10.0)
+
+
+def test_labels_out_of_range(images, maps, mesh):
+    label = maps.train["label"].copy()
+    label[7, 2, 2] = 3
+    wrong = maps._replace(train=maps.train | {"label": label})
+    with pytest.raises(UserError) as error:
+        make(wrong, mesh, batch_size=4)
+    line = "data set 'mine', train: label 3 in row 7 is out of range; there are 3 classes, 0 to 2"
+    assert str(error.value) == f"{line}, and 255 for ignored pixels"
+    for value in (-1, 3, 255):
+        held_out = {"image": images.train["image"][:5], "label": np.int32([0, 1, value, 2, 0])}
+        with pytest.raises(UserError, match=rf"'mine', test: label {value} in row 2 is out of range; .* 0 to 2$"):
+            make(images._replace(test=held_out), mesh)
+    with pytest.raises(UserError, match=r"label maps \[20, 8, 11\] for images \[20, 8, 12, 2\]; they must be"):
+        make(maps._replace(train=maps.train | {"label": label[:, :, 1:]}), mesh)
+
+
+def test_drawn_shapes(mesh):
+    dataset = data.make(config.default().data.to_dict() | {"name": "shapes"}, seed=0, mesh=mesh)
+    assert dataset.meta["splits"] == {"train": 400, "test": 100}
+    assert dataset.meta["shapes"] == {"image": (64, 64, 1), "label": (64, 64)}

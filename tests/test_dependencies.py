@@ -1,5 +1,6 @@
 """What an installation brings along."""
 
+import ast
 import importlib.metadata
 import pathlib
 import subprocess
@@ -35,6 +36,24 @@ def test_the_core_brings_no_heavy_framework():
     assert len(core) > 20  # the walk went past the first level
     assert not core & HEAVY
     assert not resolved("jax-model-zoo", ("", "test")) & HEAVY
+
+
+def test_what_the_zoo_imports_is_declared():
+    imported = set()
+    for path in (ROOT / "zoo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    found = importlib.metadata.packages_distributions()
+    packages = {canonicalize_name(found.get(n, [n])[0]) for n in imported - {"zoo"} - sys.stdlib_module_names}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][extra] for extra in ("hf", "keras", "plot")]
+    texts = sum(extras, project["dependencies"])
+    assert {"jax", "pillow", "scipy"} <= packages
+    # array_record comes with tensorflow-datasets where it exists at all; its absence is told.
+    assert packages - {"array-record"} <= {canonicalize_name(Requirement(text).name) for text in texts}
 
 
 def test_every_core_package_is_installed():

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -15,6 +16,8 @@ README = (ROOT / "README.md").read_text()
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark  # noqa: E402
 import results  # noqa: E402
+
+from zoo.errors import UserError  # noqa: E402
 
 
 def blocks(language):
@@ -90,15 +93,18 @@ def test_inline_commands(clone):
 def test_measuring_a_recipe():
     assert "python scripts/results.py <name> --seeds=3" in README
     settings = [("total_steps", "20")]
-    row = results.measure("iris_mlp", settings, seeds=2, move_split=True, cold=False)
-    assert len(row["values"]) == 2
-    assert row["mean"] == pytest.approx(sum(row["values"]) / 2)
-    assert "| `iris_mlp` | iris |" in results.table({"iris_mlp": row})
+    row = results.measure("iris_mlp", settings, seeds=2, wanted=None, move_split=True, cold=False)
+    accuracy = row["metrics"]["accuracy"]
+    assert len(accuracy["values"]) == 2
+    assert accuracy["mean"] == pytest.approx(sum(accuracy["values"]) / 2)
+    with pytest.raises(UserError, match=r"no metric 'acuracy'.*did you mean 'accuracy'"):
+        results.measure("iris_mlp", settings, seeds=1, wanted=["acuracy"], move_split=False, cold=False)
+    assert "| `iris_mlp`, `--config.total_steps=20` | iris |" in results.table({"iris_mlp": row})
 
 
 def test_the_library_example(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
-    (example,) = blocks("python")
+    (example,) = (block for block in blocks("python") if "zoo.train" in block)
     names = {}
     exec(example, names)
     assert names["logits"].shape == (500, 2)
@@ -106,12 +112,22 @@ def test_the_library_example(clone, monkeypatch, capsys):
     assert "dense1" in capsys.readouterr().out
 
 
+def test_the_weights_example(clone, monkeypatch, shared_data):
+    (clone / "resnet32-d509ac18.th").symlink_to(shared_data.parent / "weights/resnet_cifar10/resnet32-d509ac18.th")
+    monkeypatch.chdir(clone)
+    (example,) = (block for block in blocks("python") if "load_weights" in block)
+    names = {}
+    exec(example, names)
+    assert sum(x.size for x in jax.tree.leaves(names["variables"]["params"])) == 464_154
+
+
 def test_the_results_table_is_the_evidence():
     measured = json.loads((ROOT / "benchmarks/results.json").read_text())
     assert results.table(measured) in README
-    assert set(measured) == {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert set(measured) <= set(results.RECIPES)
     for row in measured.values():
-        assert len(row["values"]) >= 3
+        for found in row["metrics"].values():
+            assert len(found["values"]) >= 3
 
 
 def test_the_speed_table_is_the_evidence():
@@ -136,8 +152,10 @@ def test_names_in_the_readme_exist():
         "data": data.DATASETS,
     }
     for kind, table in tables.items():
-        for name in table:
-            assert f"`{name}`" in listed[kind], (kind, name)
+        names = set(re.findall(r"`(\w+)`", listed[kind]))
+        for before, choices, after in re.findall(r"`(\w+)\{([\w,]+)\}(\w*)`", listed[kind]):
+            names |= {f"{before}{choice}{after}" for choice in choices.split(",")}
+        assert set(table) <= names, kind
     assert zoo.__doc__
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link.replace("\\", "")).exists(), link

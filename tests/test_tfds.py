@@ -10,6 +10,7 @@ import urllib.error
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from zoo.data import tfds_source
 from zoo.errors import UserError
@@ -73,9 +74,8 @@ def error(name, folder, capfd):
 
 
 def png(array):
-    image = pytest.importorskip("PIL.Image")
     buffer = io.BytesIO()
-    (image.fromarray(array) if isinstance(array, np.ndarray) else array).save(buffer, "PNG")
+    (Image.fromarray(array) if isinstance(array, np.ndarray) else array).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -150,10 +150,9 @@ def test_the_customary_name_decides_between_features(tmp_path):
 
 
 def test_encoded_images_are_decoded_as_tensorflow_does(tmp_path):
-    image = pytest.importorskip("PIL.Image")
     colour = np.random.default_rng(0).integers(0, 256, (6, 7, 3)).astype(np.uint8)
     grey = colour[..., 0]
-    palette = image.fromarray(np.stack([grey // 128 * 255, grey // 128 * 90, grey * 0], -1)).quantize(4)
+    palette = Image.fromarray(np.stack([grey // 128 * 255, grey // 128 * 90, grey * 0], -1)).quantize(4)
     alpha = np.concatenate([colour, colour[..., :1]], -1)
     grey_in_colour = np.repeat(grey[..., None], 3, -1)
     expected = [colour, grey_in_colour, np.asarray(palette.convert("RGB")), colour, grey_in_colour]
@@ -322,13 +321,6 @@ def test_damaged_image_names_the_file(tmp_path, capfd):
     folder = prepare(tmp_path, columns, {"train": {"image": [whole, whole[:40], whole], "label": range(3)}})
     line = error("little", tmp_path, capfd)
     assert line.startswith(f"{folder}/little-train.array_record-00000-of-00001 is damaged: record ")
-
-
-def test_pillow_is_missing(tmp_path, capfd, monkeypatch):
-    columns = {"image": features.Image(), "label": features.ClassLabel(num_classes=3)}
-    prepare(tmp_path, columns, {"train": {"image": [png(np.zeros((4, 4, 3), np.uint8))], "label": [0]}})
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    assert error("little", tmp_path, capfd).endswith("encoded images, which need Pillow: pip install pillow")
 
 
 def test_images_of_different_sizes(tmp_path, capfd):

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from zoo import durations, optim
+from zoo.data import text
 from zoo.errors import UserError, did_you_mean
 
 # Groups that take more keys than `default` has, and the ones that survive when their `name` is changed.
@@ -44,11 +45,13 @@ def default() -> ConfigDict:
             **_duration("eval_every"),  # default: once per epoch
             **_duration("log_every"),  # a line of training metrics in metrics.jsonl; default: every 50 steps
             "ema": 0.0,  # decay of the averaged weights that are evaluated and kept beside the raw ones; 0: off
-            "init_from": placeholder(str),  # start from the weights of another run folder
+            # Steps in one compiled call, at most: 'auto' is 1 on the CPU, several on an accelerator. Same results.
+            "loop": {"steps_per_call": FieldReference("auto", field_type=object)},
+            "init_from": placeholder(str),  # start from the weights of a run folder or a file (zoo.load_weights)
             "model": {"name": "lenet5"},  # options: those of the model
             "task": {"name": "classification"},  # options: those of the task
             "data": {
-                "name": "digits",  # zoo.data.DATASETS, or tfds:<name>
+                "name": "digits",  # zoo.data.DATASETS, or folder:, sentences:, text:<path>, or tfds:<name>
                 "batch_size": 128,  # over all devices together
                 "eval_batch_size": 1000,
                 "validation": 0.0,  # share (or number, if >= 1) cut from the training rows where the set has no split
@@ -56,6 +59,13 @@ def default() -> ConfigDict:
                 "split_seed": 0,
                 "normalize": "standardize",  # zoo.data.preprocess.NORMALIZE; statistics from the training split alone
                 "image_size": 0,  # resize images to this height and width; 0: as they are
+                "on_error": "stop",  # at images of a folder: set that cannot be read: 'stop', or 'skip' them
+                # w0 of the U-Net paper's weight maps (zoo.data.border_weights), for the training images; 0: none
+                "border_weight": 0.0,
+                "border_sigma": 5.0,  # how far from a border it reaches, in pixels
+                "border_class": 0,  # the class between the objects: background, membrane, ...
+                **text.OPTIONS,  # of sets that are text: tokens, min_count, vocab_size, length
+                "sample": 1e-3,  # of a corpus: the share of the text above which a word is thinned out; 0: never
                 "augment": {},  # zoo.data.augment.AUGMENTS: name -> strength
                 "device": "auto",  # keep the set on the device: 'yes', 'no' (stream batches), or 'auto' by size
                 "dir": placeholder(str),  # folder of the data; default: ZOO_DATA_DIR, else ~/.cache/zoo/data

@@ -54,7 +54,8 @@ def _memory(run: Run) -> str:
     state, window = run.shapes
     fetched = jax.eval_shape(lambda: run.dataset.train.fetch(0))
     seed = jax.ShapeDtypeStruct((), np.uint32)
-    analysis = run.train_step.lower(state, window, fetched, seed).compile().memory_analysis()
+    count = (jax.ShapeDtypeStruct((), np.int32),) if run.steps_per_call > 1 else ()
+    analysis = run.train_step.lower(state, window, fetched, seed, *count).compile().memory_analysis()
     rows = {
         "parameters": bytes_of(state.params),
         "averaged weights": bytes_of(state.ema),

@@ -12,15 +12,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import compilation, early_stopping, metrics, report, rules
+from zoo import compilation, data, early_stopping, metrics, report, rules
 from zoo import config as configs
-from zoo.checkpoint import Checkpoints, check_fit, load_variables
+from zoo.checkpoint import Checkpoints, check_fit
 from zoo.console import Display
 from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.run import Run, init_variables, prepare
 from zoo.run_folder import RunFolder, read_json, write_atomically
 from zoo.step import Window, empty_window
+from zoo.tasks.supervised import model_input
 from zoo.types import Source, TrainState, Variables
+from zoo.weights import load_weights
 
 
 def train(
@@ -53,9 +55,13 @@ def train(
     with watch.phase("data"):
         run = prepare(config, source)
         if variables is None and config.init_from and not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
-            variables = load_variables(config.init_from)
+            example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
+            variables = load_weights(run.model, config.init_from, input=example, seed=config.seed)
         if variables is not None:
             state, _ = run.shapes
+            if "carry" in state.model_state:  # where another run left off reading is no weight
+                carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.model_state["carry"])
+                variables = {**variables, "carry": carry}
             check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
     with _open(run, workdir) as (folder, checkpoints), _Signals() as signals:
         compilation.check_engine_once()
@@ -165,7 +171,8 @@ def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> N
 
 def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
     """Steps until the end, an early stop or a signal. Returns (state, the evaluation of that very state or {})."""
-    seed = jax.device_put(np.uint32(run.config.seed), window.bad_step.sharding)
+    replicated = window.bad_step.sharding
+    seed = jax.device_put(np.uint32(run.config.seed), replicated)
     paths = list(rules.flatten(state.params))
     extra = {"config": run.config.to_dict(), "versions": report.versions()}
     step, total, unlogged, evaluation = int(jax.device_get(state.step)), run.total_steps, None, {}
@@ -218,8 +225,10 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
     with watch.phase("train"):
         stopped = stops_early()
         while step < total and not stopped and not signals.received:
-            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed)
-            step += 1
+            count = _steps_in_call(run, step)
+            more = (jax.device_put(np.int32(count), replicated),) if run.steps_per_call > 1 else ()
+            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *more)
+            step += count
             log()
             if step % run.log_every == 0 or step == total:
                 unlogged = (step, window)
@@ -247,6 +256,12 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
         where = f"stopped after step {step} of {total}, which is saved in {folder.path}" if step else "stopped at once"
         raise Interrupted(signals.received, f"{name}: {where}; run the same command again to go on")
     return state, evaluation
+
+
+def _steps_in_call(run: Run, step: int) -> int:
+    """As many as a call takes, but no further than the next log line, evaluation, checkpoint, epoch or the end."""
+    ends = (run.log_every, run.eval_every, run.save_every, run.dataset.meta["steps_per_epoch"])
+    return min(run.steps_per_call, run.total_steps - step, *(every - step % every for every in ends))
 
 
 def _best(run: Run, lines, checkpoints: Checkpoints | None = None) -> dict[str, Any] | None:

@@ -15,7 +15,6 @@ from zoo import (
     data,
     durations,
     early_stopping,
-    memory,
     metrics,
     models,
     optim,
@@ -26,7 +25,9 @@ from zoo import (
 )
 from zoo.data import augment, feed
 from zoo.errors import UserError, did_you_mean
-from zoo.types import Dataset, Source, Task, TrainState
+from zoo.types import Augment, Dataset, Source, Task, TrainState
+
+AUTO_STEPS_PER_CALL = 16  # on an accelerator: calls are rare, and a signal is still heard soon
 
 
 class Run(NamedTuple):
@@ -40,7 +41,10 @@ class Run(NamedTuple):
     schedule: Callable
     tx: optax.GradientTransformation
     init: Callable  # (variables) -> first TrainState, compiled
-    train_step: Callable  # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers
+    # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers. Where steps_per_call
+    # is more than 1, with the number of steps (int32 scalar) as one more argument.
+    train_step: Callable
+    steps_per_call: int  # at most
     eval_step: Callable  # (variables, batch) -> metrics, compiled
     shapes: tuple[TrainState, step.Window]  # of ShapeDtypeStruct, with shardings
     total_steps: int
@@ -64,7 +68,6 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
       UserError: a setting that is unknown or makes no sense.
     """
     compilation.enable_cache()
-    memory.keep_freed_pages()
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
@@ -91,6 +94,11 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
             f"config.model.num_classes is {config.model.num_classes}, but task {config.task.name} on data set "
             f"{meta['name']!r} needs {outputs} outputs; leave it out"
         )
+    channels = meta["shapes"].get("image", ())[2:]
+    if channels and "in_channels" in models.model_options(config.model.name):
+        model_options.setdefault("in_channels", *channels)
+    if meta.get("vocab") and "vocab_size" in models.model_options(config.model.name):
+        model_options.setdefault("vocab_size", len(meta["vocab"]))
     model = models.create_model(config.model.name, **model_options)
     task = tasks.make(config.task, model, meta)
     schedule = schedules.make(
@@ -98,8 +106,13 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
         steps_per_epoch=meta["steps_per_epoch"], batch_size=meta["batch_size"],
     )  # fmt: skip
     variables = jax.eval_shape(init_variables(task, dataset), np.uint32(0))
-    tx = optim.make(config.optim, schedule, variables["params"])
+    if task.step is None:
+        tx = optim.make(config.optim, schedule, variables["params"])
+    else:
+        _check_own_step(config)
+        tx = optax.identity()
     ema = config.ema > 0
+    augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
     init = jax.jit(lambda v: step.first_state(task, tx, v, ema=ema), out_shardings=replicated)
@@ -108,14 +121,17 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
         tx,
         schedule,
         dataset,
-        augment.make(config.data.augment),
+        augments,
         ema_decay=config.ema,
         log_every=log_every,
         total_steps=total,
     )
+    steps_per_call = _steps_per_call(config.loop.steps_per_call, dataset, mesh)
+    if steps_per_call > 1:
+        train_step = step.repeated(train_step)
     train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
     eval_step = jax.jit(step.make_eval_step(task, dataset), out_shardings=replicated)
-    shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, variables)))
+    shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, augments, variables)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
 
     splits = tuple(name for name in meta["splits"] if name != "train")
@@ -140,9 +156,25 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     default_monitor = "validation/loss" if "validation" in splits else ""
     monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
     return Run(
-        config, mesh, dataset, model, task, schedule, tx, init, train_step, eval_step, shapes, total, eval_every,
-        log_every, save_every, splits, eval_splits, names, monitor,
+        config, mesh, dataset, model, task, schedule, tx, init, train_step, steps_per_call, eval_step, shapes, total,
+        eval_every, log_every, save_every, splits, eval_splits, names, monitor,
     )  # fmt: skip
+
+
+def _check_own_step(config: ConfigDict) -> None:
+    """A task that updates the parameters itself does so by plain SGD: refuses what would have no effect."""
+    used = {key: value for key, value in config.optim.items() if key not in ("name", "lr")}
+    changed = [f"optim.{key}" for key, value in used.items() if value != optim.COMMON.get(key)]
+    if not config.optim.lr > 0:
+        raise UserError(f"config.optim.lr is {config.optim.lr}; it must be a positive number")
+    if config.optim.name != "sgd":
+        changed.insert(0, f"optim.name={config.optim.name!r}")
+    if config.ema:
+        changed.append("ema")
+    changed += [f"data.augment.{name}" for name in config.data.augment]
+    if changed:
+        name = config.task.name
+        raise UserError(f"config.{changed[0]}: task {name} does plain SGD; give optim only name='sgd' and lr")
 
 
 def init_variables(run_task: Task, dataset: Dataset) -> Callable:
@@ -151,12 +183,30 @@ def init_variables(run_task: Task, dataset: Dataset) -> Callable:
     return lambda seed: run_task.init(rng.key(seed, "init"), dataset.preprocess(sample))
 
 
-def _train_metrics(task: Task, dataset: Dataset, variables):
+def _steps_per_call(setting: int | str, dataset: Dataset, mesh: Mesh) -> int:
+    on_device = dataset.meta["on_device"]
+    if setting == "auto":
+        # On the CPU a call costs next to nothing, and XLA optimizes what lies outside of a loop better.
+        return AUTO_STEPS_PER_CALL if on_device and mesh.devices.flat[0].platform != "cpu" else 1
+    if isinstance(setting, bool) or not isinstance(setting, int) or setting < 1:
+        raise UserError(f"config.loop.steps_per_call is {setting!r}; it must be 'auto' or a number of at least 1")
+    if setting > 1 and not on_device:
+        raise UserError(f"config.loop.steps_per_call is {setting}, but the data is streamed, one batch per call; set 1")
+    return setting
+
+
+def _train_metrics(task: Task, dataset: Dataset, augments: Augment | None, variables):
     """Shapes of the metrics of a training step."""
+    if task.step is not None:
+        batch = jax.eval_shape(lambda: dataset.train.batch(dataset.train.fetch(0), 0))
+        step = lambda params, batch: task.step(params, batch, rng.key(0, "model"), 0.0)[1]  # noqa: E731
+        return jax.eval_shape(step, variables["params"], batch)
     batch = data.sample(dataset, dataset.meta["batch_size"])
     model_state = {k: v for k, v in variables.items() if k != "params"}
 
     def metrics(params, model_state, batch, seed):
+        if augments is not None:
+            batch = augments(rng.key(seed, "augment"), batch)
         batch = dataset.preprocess(batch)
         return task.loss(params, model_state, batch, rng.key(seed, "model"), train=True)[1][1]
 
@@ -165,8 +215,14 @@ def _train_metrics(task: Task, dataset: Dataset, variables):
 
 def _metric_names(task: Task, dataset: Dataset, variables, splits, *, ema: bool) -> tuple[str, ...]:
     """What an evaluation will report, found without computing anything."""
-    batch = data.sample(dataset, dataset.meta["eval_batch_size"])
+    if not splits:
+        return ()
+    if task.step is not None:
+        batch = dict(next(iter(dataset.eval(splits[0]))))
+    else:
+        batch = data.sample(dataset, dataset.meta["eval_batch_size"])
     batch["mask"] = np.ones(dataset.meta["eval_batch_size"], bool)
+    batch.pop("weight", None)  # of the training split alone
     shapes = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
     names = task.finalize(dict.fromkeys(shapes, 1.0))
     return tuple(

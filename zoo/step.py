@@ -75,6 +75,10 @@ def make_train_step(
             batch = augment(rng.key(seed, "augment", step), batch)
         batch = dataset.preprocess(batch)
 
+        if task.step is not None:
+            params, metrics = task.step(state.params, batch, rng.key(seed, "model", step), schedule(step))
+            return _own_step(state, window, params, metrics, schedule, log_every)
+
         def loss_fn(params):
             return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
 
@@ -110,6 +114,30 @@ def make_train_step(
         return new, window
 
     return train_step
+
+
+def _own_step(state: TrainState, window: Window, params, metrics: Metrics, schedule: Callable, log_every: int):
+    """The end of a step of a task that brings its own: there are no gradients to look at, only the loss."""
+    step = state.step
+    newly_bad = (window.bad_step < 0) & ~jnp.isfinite(metrics["loss"][0])
+    window = window._replace(
+        metrics=jax.tree.map(lambda total, m: jnp.where(step % log_every == 0, 0, total) + m, window.metrics, metrics),
+        lr=jnp.asarray(schedule(step), jnp.float32),
+        bad_step=jnp.where(newly_bad, step, window.bad_step),
+    )
+    return state._replace(step=step + 1, params=params), window
+
+
+def repeated(train_step: Callable) -> Callable[..., tuple[TrainState, Window]]:
+    """(state, window, fetched, seed, count) -> (state, window): `count` (int32 scalar) steps in one compiled loop.
+
+    One program for every count, so that the calls before a log line or a checkpoint may be shorter.
+    """
+
+    def train_steps(state: TrainState, window: Window, fetched, seed, count):
+        return jax.lax.fori_loop(0, count, lambda _, carry: train_step(*carry, fetched, seed), (state, window))
+
+    return train_steps
 
 
 def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch], Metrics]:

@@ -36,12 +36,16 @@ class Task(NamedTuple):
     loss: LossFn
     # host values of one split, name -> mean, to the values reported: adds R2, perplexity and the like
     finalize: Callable[[dict[str, float]], dict[str, float]] = lambda values: values
+    # (params, batch, key, lr) -> (params, metrics): a whole training step with an update of its own, in place of
+    # gradients of the loss and the optimizer, for gradients that are sparse
+    step: Callable[..., tuple[Params, Metrics]] | None = None
 
 
 class Source(NamedTuple):
     """A data set as it comes: NumPy arrays by batch key, before any split or normalisation.
 
-    Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N].
+    Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N]. A
+    segmentation set has label maps instead: uint8 [N, H, W], the class of each pixel, 255 where it does not count.
     A split that the set does not define is None; `zoo.data` then cuts it from the training split.
     """
 
@@ -50,6 +54,7 @@ class Source(NamedTuple):
     test: Mapping[str, np.ndarray] | None = None
     class_names: tuple[str, ...] | None = None  # None: not a classification set
     feature_names: tuple[str, ...] | None = None
+    vocab: tuple[str, ...] | None = None  # of 'token', int32 [N] (running text) or [N, T] (-1: padding)
 
 
 class Feed(NamedTuple):

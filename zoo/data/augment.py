@@ -1,108 +1,93 @@
-"""Augmentation on the device: pure functions of a key and a batch of raw images, inside the compiled step.
+"""Augmentation on the device: pure functions of a key and a batch of raw examples, inside the compiled step.
 
-`config.data.augment` maps names of AUGMENTS to their strength: `{'shift': 2, 'flip': 0.5}`. They run in the order of
-AUGMENTS, each with its own key, on images [B, H, W, C] in 0..255 (or whatever the raw range is); what is moved in
-from outside is 0.
+`config.data.augment` maps names of AUGMENTS to their strength: `{'shift': 2, 'flip': 0.5}`. They act in the order of
+AUGMENTS, each with its own key and every example with its own draw, on images [B, H, W, C] of 0..255; `geometry` says
+what happens to label maps and outside of the images, `mixing` how mixup and cutmix reach the loss.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from numbers import Real
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from zoo.data import geometry, mixing
 from zoo.errors import UserError, lookup
 from zoo.types import Augment
 
 
-def flip(key, images, probability: float):
-    """Left and right exchanged with this probability."""
-    chosen = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
-    return jnp.where(chosen, images[:, :, ::-1], images)
+def _pixelwise(batch, change):
+    """`change` of the images as floats, cut to 0..255."""
+    return batch | {"image": jnp.clip(change(batch["image"].astype(jnp.float32)), 0, 255)}
 
 
-def _pixels(size: int):
-    """Coordinates [1, size] of the pixels of one axis."""
-    return jnp.arange(size, dtype=jnp.float32)[None]
+def _factors(key, batch, strength: float):
+    return jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), minval=1 - strength, maxval=1 + strength)
 
 
-def _interpolation(positions, size: int):
-    """positions [B, N] -> [B, N, size]: linear interpolation at these places of an axis as a matrix product.
+def brightness(key, batch, change: float):
+    """All pixels times a factor in 1 - change .. 1 + change."""
+    return _pixelwise(batch, lambda x: x * _factors(key, batch, change))
 
-    A product with these (mostly zero) matrices is many times faster than a gather on the CPU.
+
+def contrast(key, batch, change: float):
+    """The distance of all pixels from the image's mean times a factor in 1 - change .. 1 + change."""
+
+    def spread(x):
+        mean = jnp.mean(x, (1, 2, 3), keepdims=True)
+        return mean + (x - mean) * _factors(key, batch, change)
+
+    return _pixelwise(batch, spread)
+
+
+def noise(key, batch, std: float):
+    """Gaussian noise of this deviation, in units of the pixels (0..255), drawn for each channel of each pixel."""
+    return _pixelwise(batch, lambda x: x + std * jax.random.normal(key, x.shape))
+
+
+def cutout(key, batch, size: float):
+    """A size x size square around a random pixel set to 0 (DeVries & Taylor 2017); it may reach over the border.
+
+    Label maps stay as they are: what is hidden must be told from its surroundings.
     """
-    pixels = jnp.expand_dims(jnp.arange(size, dtype=jnp.float32), range(positions.ndim))
-    return jnp.maximum(0, 1 - jnp.abs(positions[..., None] - pixels))
+    images = batch["image"]
+    hidden = geometry.boxes(key, geometry.shape_of(batch), size, size)
+    return batch | {"image": jnp.where(hidden[..., None], jnp.zeros((), images.dtype), images)}
 
 
-def _resample(images, rows, columns):
-    """Images at the grid of `rows` [B, H] by `columns` [B, W], in pixels; 0 outside."""
-    x = images.astype(jnp.float32)
-    x = jnp.einsum("bij,bjwc->biwc", _interpolation(rows, x.shape[1]), x)
-    return jnp.einsum("bij,bhjc->bhic", _interpolation(columns, x.shape[2]), x)
+def each(batch, *steps):
+    """Steps `(key, function of (key, batch, strength), strength)`, one after the other."""
+    for key, fn, strength in steps:
+        batch = fn(key, batch, strength)
+    return batch
 
 
-def shift(key, images, pixels: float):
-    """Moved by whole pixels, up to `pixels` up or down and left or right."""
-    b, h, w, _ = images.shape
-    offsets = jax.random.randint(key, (2, b, 1), -int(pixels), int(pixels) + 1).astype(jnp.float32)
-    return _resample(images, _pixels(h) + offsets[0], _pixels(w) + offsets[1])
+class Augmentation(NamedTuple):
+    fn: Callable  # what it takes depends on `apply`
+    largest: float  # sensible strength
+    apply: Callable = each  # (batch, *steps) -> batch, for neighbours of the same kind together
+    whole: bool = False  # the strength counts pixels
 
 
-def zoom(key, images, fraction: float):
-    """Height and width stretched about the centre, each by its own factor in 1 - fraction .. 1 + fraction."""
-    b, h, w, _ = images.shape
-    factor = jax.random.uniform(key, (2, b, 1), minval=1 - fraction, maxval=1 + fraction)
-    rows = (_pixels(h) - (h - 1) / 2) / factor[0] + (h - 1) / 2
-    columns = (_pixels(w) - (w - 1) / 2) / factor[1] + (w - 1) / 2
-    return _resample(images, rows, columns)
-
-
-def _sample(images, rows, columns):
-    """Bilinear at the places `rows`, `columns` [B, H, W], in pixels; 0 outside."""
-    b, h, w, c = images.shape
-    padded = jnp.pad(images.astype(jnp.float32), ((0, 0), (1, 2), (1, 2), (0, 0))).reshape(-1, c)
-    # Places outside move onto the black frame, whose last row and column have one more to interpolate with.
-    (top, down), (left, right) = (
-        (jnp.floor(place), (place % 1)[..., None])
-        for place in (jnp.clip(rows + 1, 0, h + 1), jnp.clip(columns + 1, 0, w + 1))
-    )
-    corner = (jnp.arange(b)[:, None, None] * (h + 3) + top.astype(int)) * (w + 3) + left.astype(int)
-
-    def pixel(i, j):
-        return padded.at[corner + i * (w + 3) + j].get(mode="promise_in_bounds")
-
-    above = pixel(0, 0) * (1 - right) + pixel(0, 1) * right
-    below = pixel(1, 0) * (1 - right) + pixel(1, 1) * right
-    return above * (1 - down) + below * down
-
-
-def rotate(key, images, degrees: float):
-    """Turned about the centre by an angle in -degrees .. degrees."""
-    b, h, w, _ = images.shape
-    angle = jnp.deg2rad(jax.random.uniform(key, (b, 1, 1), minval=-degrees, maxval=degrees))
-    y = _pixels(h)[..., None] - (h - 1) / 2
-    x = _pixels(w)[:, None] - (w - 1) / 2
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return _sample(images, cos * y - sin * x + (h - 1) / 2, sin * y + cos * x + (w - 1) / 2)
-
-
-def cutout(key, images, size: float):
-    """A size x size square around a random pixel set to 0 (DeVries & Taylor 2017); it may reach over the border."""
-    b, h, w, _ = images.shape
-    centre = jax.random.uniform(key, (2, b, 1), maxval=jnp.asarray([h, w], jnp.float32)[:, None, None])
-    near = [jnp.abs(_pixels(n) + 0.5 - c) < size / 2 for n, c in zip((h, w), centre, strict=True)]
-    hidden = near[0][:, :, None] & near[1][:, None, :]
-    return jnp.where(hidden[..., None], jnp.zeros((), images.dtype), images)
-
-
-# name -> (function of (key, images, strength), largest sensible strength)
-AUGMENTS: dict[str, tuple[Callable, float]] = {
-    "flip": (flip, 1.0),
-    "rotate": (rotate, 90.0),
-    "zoom": (zoom, 0.9),
-    "shift": (shift, 1e4),
-    "cutout": (cutout, 1e4),
+AUGMENTS: dict[str, Augmentation] = {
+    "flip": Augmentation(geometry.flip, 1),
+    "flip_vertical": Augmentation(geometry.flip_vertical, 1),
+    "transpose": Augmentation(geometry.transpose, 1),
+    "rotate": Augmentation(geometry.rotate, 180, geometry.warp),
+    "elastic": Augmentation(geometry.elastic, 1e3, geometry.warp),
+    "random_resized_crop": Augmentation(geometry.random_resized_crop, 1, geometry.warp),
+    "translate": Augmentation(geometry.translate, 1, geometry.warp),
+    "zoom": Augmentation(geometry.zoom, 0.9),  # interpolates on its own, as in the runs that the README reports
+    "shift": Augmentation(geometry.shift, 1e4, whole=True),
+    "crop": Augmentation(geometry.crop, 1e4, whole=True),
+    "brightness": Augmentation(brightness, 1),
+    "contrast": Augmentation(contrast, 1),
+    "noise": Augmentation(noise, 255),
+    "cutout": Augmentation(cutout, 1e4),
+    "mixup": Augmentation(mixing.mixup, 100, mixing.mix),
+    "cutmix": Augmentation(mixing.cutmix, 100, mixing.mix),
 }
 
 
@@ -110,23 +95,29 @@ def make(settings: Mapping[str, float | None]) -> Augment | None:
     """The augmentation of `config.data.augment`, or None when there is none. A strength of 0 or None turns one off.
 
     Raises:
-      UserError: an unknown name or a strength that makes no sense.
+      UserError: an unknown name or a strength that makes no sense; when the augmentation is traced, data that it
+        cannot work on.
     """
     for name, strength in settings.items():
-        largest = lookup("augmentation", name, AUGMENTS)[1]
-        if strength is not None and (not isinstance(strength, Real) or not 0 <= strength <= largest):
-            raise UserError(f"config.data.augment.{name} is {strength!r}; it must be a number in 0..{largest:g}")
-    if (settings.get("shift") or 0) % 1:
-        raise UserError(f"config.data.augment.shift is {settings['shift']}; it must be a whole number of pixels")
-    chosen = [(AUGMENTS[name][0], settings[name]) for name in AUGMENTS if settings.get(name)]
+        known = lookup("augmentation", name, AUGMENTS)
+        if strength is not None and (not isinstance(strength, Real) or not 0 <= strength <= known.largest):
+            raise UserError(f"config.data.augment.{name} is {strength!r}; it must be a number in 0..{known.largest:g}")
+        if known.whole and (strength or 0) % 1:
+            raise UserError(f"config.data.augment.{name} is {strength}; it must be a whole number of pixels")
+    chosen = {name: float(settings[name]) for name in AUGMENTS if settings.get(name)}
     if not chosen:
         return None
 
     def augment(key, batch):
-        images = batch["image"]
-        for fn, strength in chosen:
+        found, steps = batch["image"].dtype, []
+        for name, strength in chosen.items():
+            fn, _, apply, *_ = AUGMENTS[name]
+            if fn in (brightness, contrast, noise) and found != jnp.uint8:
+                raise UserError(f"config.data.augment.{name} needs pixels of 0..255 (uint8); these are {found.name}")
             key, own = jax.random.split(key)
-            images = fn(own, images, strength)
-        return batch | {"image": images}
+            steps.append((apply, (own, fn, strength)))
+        for apply, group in itertools.groupby(steps, lambda step: step[0]):
+            batch = apply(batch, *(step for _, step in group))
+        return batch
 
     return augment

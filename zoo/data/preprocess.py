@@ -23,9 +23,11 @@ def _all_but_last(x) -> tuple[int, ...]:
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over everything but the last axis, in float64; exact for uint8."""
-    if x.dtype == np.uint8:  # a histogram per channel: no copy of the images in float
-        counts = np.stack([np.bincount(x[..., c].ravel(), minlength=256) for c in range(x.shape[-1])])
-        values = np.arange(256)
+    if x.dtype == np.uint8:  # a histogram per channel, in pieces: bincount takes 8 bytes per pixel
+        channels, values = x.shape[-1], np.arange(256)
+        counts = np.zeros((channels, 256), np.int64)
+        for rows in np.array_split(x.reshape(-1, channels), x.size // 2**20 + 1):
+            counts += np.stack([np.bincount(rows[:, c], minlength=256) for c in range(channels)])
         mean = counts @ values / counts.sum(1)
         return mean, np.sqrt(counts @ values**2 / counts.sum(1) - mean**2)
     return x.mean(_all_but_last(x), dtype=np.float64), x.std(_all_but_last(x), dtype=np.float64)

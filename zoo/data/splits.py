@@ -15,7 +15,8 @@ def split(source: Source, *, validation: float, test: float, seed: int) -> dict[
 
     Args:
       validation, test: a share of the source's training rows if below 1, else a number of rows; not used where the
-        set brings that split itself. Classes keep their proportions (stratified, by scikit-learn).
+        set brings that split itself. Classes keep their proportions (stratified, by scikit-learn); rows with label
+        maps are cut as whole images.
       seed: decides the rows.
 
     Raises:
@@ -46,6 +47,8 @@ def _cut(arrays: Arrays, rows: int, seed: int, setting: str) -> tuple[Arrays, Ar
     from sklearn.model_selection import train_test_split
 
     labels = arrays.get("label")
+    if labels is not None and labels.ndim > 1:
+        labels = None
     try:
         kept, cut = train_test_split(np.arange(len(_any(arrays))), test_size=rows, random_state=seed, stratify=labels)
     except ValueError as error:

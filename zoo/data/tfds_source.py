@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from absl import logging as absl_logging
+from PIL import Image
 
 from zoo.errors import UserError, did_you_mean
 from zoo.types import Source
@@ -242,8 +243,6 @@ def _rows(tfds, builder, split: str, columns: dict[str, str]) -> dict[str, list[
         raise UserError(f"tfds: data sets need array_record (pip install array_record): {error}") from None
     image = columns.get("image")
     encoded = image and isinstance(builder.info.features[image], tfds.features.Image)
-    if encoded and importlib.util.find_spec("PIL") is None:
-        raise UserError(f"tfds:{builder.name} has encoded images, which need Pillow: pip install pillow")
     decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
     source = builder.as_data_source(split, decoders=decoders, file_format="array_record")
     info = builder.info.splits[split]
@@ -271,8 +270,6 @@ def _rows(tfds, builder, split: str, columns: dict[str, str]) -> dict[str, list[
 
 
 def _pixels(data: bytes, channels: int | None) -> np.ndarray:
-    from PIL import Image
-
     with Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith("I"):  # 16 bits, which Pillow clips
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

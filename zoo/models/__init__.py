@@ -1,18 +1,60 @@
 """All models by name. A new model is one file here and one line in MODELS."""
 
+import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 
 from zoo import options as zoo_options
 from zoo.errors import lookup
-from zoo.models import lenet, mlp
+from zoo.models import alexnet, convnet, lenet, lstm, mlp, resnet, text_cnn, unet, wide_resnet, word2vec
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": alexnet.make,
+    "cbow": word2vec.CBOW,
+    "convnet1d": partial(convnet.make, "convnet1d"),
+    "convnet2d": partial(convnet.make, "convnet2d"),
     "lenet5": lenet.make,
+    "lstm_classifier": lstm.LSTMClassifier,
+    "lstm_lm": lstm.LSTMLanguageModel,
     "mlp": mlp.MLP,
+    "resnet18": partial(resnet.make, "resnet18"),
+    "resnet34": partial(resnet.make, "resnet34"),
+    "resnet50": partial(resnet.make, "resnet50"),
+    "resnet101": partial(resnet.make, "resnet101"),
+    "resnet152": partial(resnet.make, "resnet152"),
+    "resnetv2_18": partial(resnet.make, "resnetv2_18"),
+    "resnetv2_34": partial(resnet.make, "resnetv2_34"),
+    "resnetv2_50": partial(resnet.make, "resnetv2_50"),
+    "resnetv2_101": partial(resnet.make, "resnetv2_101"),
+    "resnetv2_152": partial(resnet.make, "resnetv2_152"),
+    "wide_resnet50_2": partial(resnet.make, "wide_resnet50_2"),
+    "wide_resnet101_2": partial(resnet.make, "wide_resnet101_2"),
+    "resnet20_cifar": partial(resnet.make, "resnet20_cifar"),
+    "resnet32_cifar": partial(resnet.make, "resnet32_cifar"),
+    "resnet44_cifar": partial(resnet.make, "resnet44_cifar"),
+    "resnet56_cifar": partial(resnet.make, "resnet56_cifar"),
+    "resnet110_cifar": partial(resnet.make, "resnet110_cifar"),
+    "text_cnn": text_cnn.TextCNN,
+    "skipgram": word2vec.SkipGram,
+    "unet": unet.make,
+    "unet_resnet18": partial(unet.make_resnet, "unet_resnet18"),
+    "unet_resnet34": partial(unet.make_resnet, "unet_resnet34"),
+    "unet_resnet50": partial(unet.make_resnet, "unet_resnet50"),
+    "wrn16_2": partial(wide_resnet.make, "wrn16_2"),
+    "wrn16_4": partial(wide_resnet.make, "wrn16_4"),
+    "wrn16_8": partial(wide_resnet.make, "wrn16_8"),
+    "wrn16_10": partial(wide_resnet.make, "wrn16_10"),
+    "wrn22_8": partial(wide_resnet.make, "wrn22_8"),
+    "wrn28_2": partial(wide_resnet.make, "wrn28_2"),
+    "wrn28_10": partial(wide_resnet.make, "wrn28_10"),
+    "wrn28_12": partial(wide_resnet.make, "wrn28_12"),
+    "wrn40_2": partial(wide_resnet.make, "wrn40_2"),
+    "wrn40_4": partial(wide_resnet.make, "wrn40_4"),
+    "wrn40_8": partial(wide_resnet.make, "wrn40_8"),
 }
 
 
@@ -31,9 +73,12 @@ def create_model(name: str, **options) -> nn.Module:
 
 
 def model_options(name: str) -> dict[str, object]:
-    """Every option of a model with its default."""
-    parameters = {k: p for fn in _signatures(name) for k, p in inspect.signature(fn).parameters.items()}
-    return {k: p.default for k, p in parameters.items() if k not in ("options", "parent", "name")}
+    """Every option of a model with its default, which is what the variant called `name` is made of."""
+    make, module = _signatures(name)
+    model = make()
+    own = {} if make is module else {k: p.default for k, p in inspect.signature(make).parameters.items()}
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    return {k: default for k, default in (own | fields).items() if k not in ("options", "parent", "name")}
 
 
 def _signatures(name: str) -> tuple[Callable, Callable]:

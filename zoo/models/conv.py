@@ -1,18 +1,25 @@
 """Convolution and pooling for the whole zoo: NHWC images, HWIO kernels.
 
-XLA's CPU backend is slow at two things that small image models lean on: convolutions of a handful of channels, and
-the gradient of a maximum over windows. Its matrix products are fast. So, on the CPU alone, `conv` computes a narrow
-2-D convolution as one matrix product, and `max_pool` / `avg_pool` compute windows that lie side by side as a reshape
-and a reduction: a LeNet-5 training step takes 4.1 instead of 11.0 ms (2 cores, batch 128, medians of one run).
+XLA's CPU backend is slow at some things that image models lean on, and fast at matrix products and at convolutions of
+stride 1 in NHWC / HWIO. So, on the CPU alone, `conv` computes
+- a convolution of a handful of channels as one matrix product with a banded kernel,
+- a 1x1 convolution as a matrix product,
+- all others as they are, with gradients made of such convolutions: that of the input of a strided one with all its
+  phases as channels, that of the kernel over pieces of the batch that fit the cache;
+and `max_pool` / `avg_pool` compute windows that lie side by side as a reshape and a reduction. `scripts/benchmark.py
+conv` shows each beside JAX's own. The gradients keep their speed inside a `lax.scan`, where XLA's own take up to a
+hundred times as long (jax issue 12868).
 
-Everything else (GPU, TPU, wider layers, dilation, groups, overlapping windows) goes to JAX's own operations. The
-results are equal to rounding, gradients included, in forward and reverse mode.
+Everything else (GPU, TPU, bfloat16, dilation, groups, overlapping windows) goes to JAX's own operations. The results
+are equal to rounding, gradients included. What has gradients of its own takes reverse mode and what builds on it
+(Hessian-vector products by `jax.jvp` of `jax.grad`), not `jax.jvp` alone.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -21,6 +28,8 @@ from jax import lax
 # loses (on a busy machine), at 16 it takes 2.9x as long.
 MAX_INPUT_CHANNELS = 6
 MAX_TILE = 7  # output columns computed by one row of the matrix product
+PIECE = 8  # images, or strips of them, that a kernel's gradient takes at once
+STRIP_BYTES = 2**18  # of input and output together, for one of these
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -63,24 +72,137 @@ def conv(
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     )
-    if not plain or lhs.shape[3] > MAX_INPUT_CHANNELS:
+    if not plain:
         return general(lhs, rhs)
-
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    strides, padding = tuple(window_strides), tuple(map(tuple, padding))
     height, width = (
         (size + lo + hi - kernel) // stride + 1
-        for size, (lo, hi), kernel, stride in zip(lhs.shape[1:3], padding, rhs.shape[:2], window_strides, strict=True)
+        for size, (lo, hi), kernel, stride in zip(lhs.shape[1:3], padding, rhs.shape[:2], strides, strict=True)
     )
-    tile = max((d for d in range(2, MAX_TILE + 1) if width > 0 and width % d == 0), default=0)
-    if not tile or height <= 0 or any(p < 0 for pair in padding for p in pair):
+    if (
+        height <= 0
+        or width <= 0
+        or not all(0 <= p < k for k, pair in zip(rhs.shape, padding, strict=False) for p in pair)
+    ):
         return general(lhs, rhs)
 
-    def narrow(lhs, rhs):
-        lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-        return _conv_by_tiles(lhs, rhs, window_strides, height, width, tile, precision)
+    tile = max((d for d in range(2, MAX_TILE + 1) if width % d == 0), default=0)
+    if lhs.shape[3] <= MAX_INPUT_CHANNELS and tile:
 
-    return lax.platform_dependent(lhs, rhs, cpu=narrow, default=general)
+        def on_cpu(lhs, rhs):
+            lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+            return _conv_by_tiles(lhs, rhs, strides, height, width, tile, precision)
+
+    elif rhs.shape[:2] == (1, 1) and not any(p for pair in padding for p in pair):
+
+        def on_cpu(lhs, rhs):
+            return jnp.dot(lhs[:, :: strides[0], :: strides[1]], rhs[0, 0], precision=precision)
+
+    else:
+
+        def on_cpu(lhs, rhs):
+            return _conv(lhs, rhs, strides, padding, precision)
+
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=general)
+
+
+def _conv_forward(image, kernel, strides, padding, precision):
+    out = lax.conv_general_dilated(
+        image, kernel, strides, padding, dimension_numbers=NHWC, precision=precision
+    )  # fmt: skip
+    return out, (image, kernel)
+
+
+_conv = jax.custom_vjp(lambda *args: _conv_forward(*args)[0], nondiff_argnums=(2, 3, 4))
+
+
+def _conv_backward(strides, padding, precision, saved, gradient):
+    image, kernel = saved
+    return (
+        _image_gradient(gradient, kernel, image.shape[1:3], strides, padding, precision),
+        _kernel_gradient(image, gradient, kernel.shape, strides, padding, precision),
+    )
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _image_gradient(gradient, kernel, size, strides, padding, precision):
+    """One convolution of stride 1, whose channels are the `strides` phases of the image."""
+    (rows, before, after), (columns, left, right) = (
+        _phases(k, stride, low, n, out)
+        for k, stride, (low, _), n, out in zip(
+            kernel.shape[:2], strides, padding, size, gradient.shape[1:3], strict=True
+        )
+    )
+    c_in, c_out = kernel.shape[2:]
+    # Taps that a phase does not have point at the zeros behind the kernel.
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))[rows[:, :, None, None], columns[None, None]]
+    kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(len(rows), len(columns), c_out, -1)
+    out = lax.conv_general_dilated(
+        gradient, kernel, (1, 1), ((before, after), (left, right)),
+        dimension_numbers=NHWC, precision=precision,
+    )  # fmt: skip
+    batch, height, width = out.shape[:3]
+    out = out.reshape(batch, height, width, *strides, c_in).transpose(0, 1, 3, 2, 4, 5)
+    return out.reshape(batch, height * strides[0], width * strides[1], c_in)[:, : size[0], : size[1]]
+
+
+def _phases(kernel: int, stride: int, low: int, size: int, out: int):
+    """Of one axis: (taps [offset, phase], padding before, padding after).
+
+    Pixel `u * stride + phase` meets the output `u + offset` through tap `phase + low - offset * stride`.
+    """
+    first, last = -((kernel - 1 - low) // stride), (stride - 1 + low) // stride
+    offsets, phases = np.arange(first, last + 1)[:, None], np.arange(stride)
+    taps = phases + low - offsets * stride
+    taps = np.where((taps >= 0) & (taps < kernel), taps, kernel)
+    return taps, -first, -(-size // stride) + last - out
+
+
+def _kernel_gradient(image, gradient, shape, strides, padding, precision):
+    """The sum over pieces of the batch of: the image convolved with the gradient, batch and channels exchanged.
+
+    Cut into pieces because XLA would fuse what made the image into one exchange of its axes over the whole batch, and
+    crawl through memory.
+    """
+    kh, kw, c_in, c_out = shape
+    batch, height, width, _ = gradient.shape
+    needed = [(n - 1) * stride + k for n, stride, k in zip((height, width), strides, (kh, kw), strict=True)]
+    padding = [(low, n - low - size, 0) for n, (low, _), size in zip(needed, padding, image.shape[1:3], strict=True)]
+    image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+
+    rows = _largest_divisor(height, max(STRIP_BYTES // (4 * width * (c_in + c_out)), kh))
+    if rows < kh:
+        rows = height
+    strips = height // rows
+    span = (rows - 1) * strides[0] + kh
+    starts = range(0, strips * rows * strides[0], rows * strides[0])
+    image = jnp.stack([image[:, start : start + span] for start in starts], axis=1)
+    pieces = batch * strips // (_largest_divisor(batch * strips, PIECE))
+    if pieces * PIECE > 2 * batch * strips:  # few and large, rather than many of a single image
+        pieces = 1
+
+    def cut(x, *axes):
+        return x.reshape(pieces, batch * strips // pieces, *axes, x.shape[-1])
+
+    def add(total, piece):
+        image, gradient = piece
+        found = lax.conv_general_dilated(
+            image.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), (1, 1), "VALID",
+            rhs_dilation=strides, dimension_numbers=NHWC, precision=precision,
+        )  # fmt: skip
+        return total + found, None
+
+    images, gradients = cut(image, span, needed[1]), cut(gradient, rows, width)
+    total = jnp.zeros((c_in, kh, kw, c_out), image.dtype)
+    return lax.scan(add, total, (images, gradients))[0].transpose(1, 2, 0, 3)
+
+
+def _largest_divisor(n: int, limit: int) -> int:
+    return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
 
 
 def _conv_by_tiles(image, kernel, strides, height, width, tile, precision):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo import activations, initializers
 from zoo.errors import UserError
+from zoo.models.batch_norm import BatchNorm
 from zoo.options import check_rate
 
 
@@ -65,13 +66,7 @@ class MLP(nn.Module):
         maxout = self.activation == "maxout"
         for i, width in enumerate(self.widths, start=1):
             x = nn.Dense(width * (self.pieces if maxout else 1), name=f"dense{i}", **inits)(x)
-            norm = nn.BatchNorm(
-                # It trains if and only if the caller lets it: freezing the statistics needs no option here.
-                use_running_average=not self.is_mutable_collection("batch_stats"),
-                momentum=0.9,
-                epsilon=1e-5,
-                name=f"norm{i}",
-            )
+            norm = BatchNorm(name=f"norm{i}")
             if self.batch_norm == "before":
                 x = norm(x)
             if maxout:

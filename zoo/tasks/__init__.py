@@ -8,12 +8,15 @@ from collections.abc import Mapping
 
 from zoo import options as options_of
 from zoo.errors import lookup
-from zoo.tasks import classification, regression
+from zoo.tasks import classification, language_model, regression, segmentation, word2vec
 from zoo.types import Task
 
 TASKS = {
     "classification": classification,
+    "language_model": language_model,
     "regression": regression,
+    "segmentation": segmentation,
+    "word2vec": word2vec,
 }
 
 

@@ -15,6 +15,8 @@ def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
     classes = meta["num_classes"]
     if classes is None:
         raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task regression")
+    if meta.get("shapes", {}).get("label"):
+        raise UserError(f"task classification: data set {meta['name']!r} has label maps; use task segmentation")
     if binary and classes != 2:
         raise UserError(f"task classification: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
     return 1 if binary else classes
@@ -29,6 +31,9 @@ def make(
     top_k: Sequence[int] = (),
 ) -> Task:
     """Cross-entropy in nats; metrics loss, accuracy and `top<k>_accuracy`, each as (sum, count).
+
+    Mixed examples (zoo.data.mixing: 'label_mixed' [B], 'label_share' [B]) have their loss shared between both labels
+    in training; what counts as correct is 'label'.
 
     Args:
       model: module from batch['image'] or batch['feature'] to logits [B, num_outputs].
@@ -46,20 +51,23 @@ def make(
     if any(not 0 < k < classes for k in top_k):
         raise UserError(f"task classification: top_k is {tuple(top_k)}; each k must be between 1 and {classes - 1}")
 
+    def cross_entropy(logits, labels, smooth: float):
+        if binary:
+            return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels * (1 - smooth) + smooth / 2)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if smooth:
+            losses = (1 - smooth) * losses - smooth * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        return losses
+
     def loss(params, model_state, batch, key, *, train: bool):
         logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
         labels, mask = batch["label"], batch.get("mask")
         smooth = label_smoothing if train else 0.0
-        if binary:
-            logit = logits[:, 0]
-            losses = optax.sigmoid_binary_cross_entropy(logit, labels * (1 - smooth) + smooth / 2)
-            correct = (logit > 0) == (labels == 1)
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            if smooth:
-                to_all = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-                losses = (1 - smooth) * losses + smooth * to_all
-            correct = jnp.argmax(logits, -1) == labels
+        losses = cross_entropy(logits, labels, smooth)
+        if train and "label_mixed" in batch:  # images made of two, see zoo.data.mixing
+            share = batch["label_share"]
+            losses = share * losses + (1 - share) * cross_entropy(logits, batch["label_mixed"], smooth)
+        correct = ((logits[:, 0] > 0) if binary else jnp.argmax(logits, -1)) == labels
         metrics = {"loss": masked_sum(losses, mask), "accuracy": masked_sum(correct, mask)}
         for k in top_k:  # of equal logits the first counts as the largest, as in the accuracy
             found = jax.lax.top_k(logits, k)[1] == labels[:, None]

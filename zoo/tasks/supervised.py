@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 
 def model_input(batch):
-    """What the model looks at: the images of a batch, else its features."""
-    return batch["image"] if "image" in batch else batch["feature"]
+    """What the model looks at: the images, features or tokens of a batch."""
+    return next(batch[key] for key in ("image", "feature", "token") if key in batch)
 
 
 def init_model(model):

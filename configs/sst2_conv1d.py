@@ -1,0 +1,18 @@
+"""Convolutions over words, with the maximum over time (Kim 2014), on SST-2, no outside vectors.
+
+python train.py --config configs/sst2_conv1d.py
+
+"""
+
+from zoo.config import default
+
+
+def get_config():
+    config = default()
+    config.model = {"name": "text_cnn", "embed_dim": 128, "filters": 100, "embed_dropout": 0.3, "dropout": 0.5}
+    config.data.update(name="sst2", batch_size=50, min_count=2, length=48)
+    config.optim.update(name="adamw", lr=1e-3, weight_decay=0.1, wd_mults=((".*kernel", 1.0), (".*embedding", 1.0)))
+    config.schedule.update(name="cosine", warmup_percent=5)
+    config.total_epochs = 10
+    config.ema = 0.99
+    return config

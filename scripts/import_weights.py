@@ -1,0 +1,113 @@
+"""Import weights of another ecosystem: which tensor became which parameter, and a safetensors file of ours.
+
+python scripts/import_weights.py resnet32-d509ac18.th --model=resnet32_cifar
+python scripts/import_weights.py resnet50.pth --model=resnet50 --option=num_classes=10 --out=zoo.safetensors \
+    --about="mean=(0.485, 0.456, 0.406)" --about=licence=BSD-3-Clause
+python scripts/import_weights.py theirs.npz --model=mlp --rules=my_rules.py --table=table.tsv
+
+--rules is a Python file (which is run) with RULES = [(regex on our path, name or names in the file, function)] and,
+if tensors are to be left out, IGNORE = [regex on names in the file].
+"""
+
+import ast
+import hashlib
+import pathlib
+import runpy
+
+from absl import flags
+from rich.table import Table
+
+import zoo
+from zoo import cli, weights
+from zoo.errors import UserError
+from zoo.summary import render
+from zoo.weights import peers, rules
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "A name of zoo.list_models; default: the one in the header of a file of ours.")
+flags.DEFINE_multi_string("option", [], "An option of the model, name=value; may be repeated.")
+flags.DEFINE_string("input", None, "Shape of one example, such as 32,32,3; default: what the model and the file say.")
+flags.DEFINE_string("rules", None, "A Python file with your own RULES.")
+flags.DEFINE_string("table", None, "Save the table (path, source, transform, shape) here, tab-separated.")
+flags.DEFINE_string("out", None, "Write our safetensors file here.")
+flags.DEFINE_multi_string("about", [], "With --out, what the header says of the weights, name=value; may be repeated.")
+flags.DEFINE_bool("verify", False, "Compare logits with the file's own model in PyTorch (torchvision, timm).")
+flags.DEFINE_integer("seed", 0, "Of a new head, where the number of classes differs.")
+
+
+def main(overrides, arguments):
+    if overrides or len(arguments) != 1:
+        raise UserError("give one file of weights: import_weights.py FILE --model=NAME")
+    path = pathlib.Path(arguments[0])
+    about = pairs("about")
+    if about and not FLAGS.out:
+        raise UserError("--about is written with --out=FILE only")
+    if FLAGS.model:
+        model = zoo.create_model(FLAGS.model, **pairs("option"))
+    elif FLAGS.option:
+        raise UserError("--option needs --model=NAME")
+    else:
+        model, _, _ = zoo.load_model(path)
+    size = tuple(int(n) for n in FLAGS.input.split(",")) if FLAGS.input else None
+    done = weights.import_weights(model, path, own_rules(), input=size, seed=FLAGS.seed)
+    print(shown(done.table))
+    print(f"{path}: {len(done.table)} parameters by {done.rules}")
+    for note in done.notes:
+        print(f"{path}: {note}")
+    if FLAGS.verify:
+        print(peers.verify(path, model, done, FLAGS.model))
+    if FLAGS.table:
+        lines = [("path", "source", "transform", "shape")]
+        lines += [(row.path, " ".join(row.sources), row.transform, "x".join(map(str, row.shape))) for row in done.table]
+        write(FLAGS.table, "".join("\t".join(line) + "\n" for line in lines))
+    if FLAGS.out:
+        known = {"source": path.name}
+        if path.is_file():
+            known["source_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        zoo.save_weights(FLAGS.out, model, done.variables, **known | about)
+        print(f"wrote {FLAGS.out}")
+
+
+def pairs(flag: str) -> dict:
+    """name=value flags; a value is a Python literal, or else a word."""
+    found = {}
+    for text in FLAGS[flag].value:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--{flag}={text}: it must be name=value")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def own_rules() -> rules.Table | None:
+    if not FLAGS.rules:
+        return None
+    try:
+        found = runpy.run_path(FLAGS.rules)
+    except Exception as error:  # of the user's own code
+        raise UserError(f"--rules={FLAGS.rules}: {type(error).__name__}: {error}") from None
+    if "RULES" not in found:
+        raise UserError(f"--rules={FLAGS.rules} has no RULES = [(regex, source, function), ...]")
+    return rules.make(found["RULES"], found.get("IGNORE", ()))
+
+
+def shown(rows) -> str:
+    table = Table("path", "source", "transform", box=None, pad_edge=False)
+    table.add_column("shape", justify="right")
+    for row in rows:
+        table.add_row(row.path, " ".join(row.sources), row.transform, str(list(row.shape)))
+    return render(table)
+
+
+def write(path: str, text: str) -> None:
+    try:
+        pathlib.Path(path).write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)

@@ -1,0 +1,263 @@
+"""Residual networks (He et al. 2015, "Deep residual learning for image recognition", arXiv:1512.03385).
+
+| model | parameters | model | parameters | model | parameters |
+|---|--:|---|--:|---|--:|
+| resnet18 | 11,689,512 | resnetv2_18 | 11,687,720 | resnet20_cifar | 269,722 |
+| resnet34 | 21,797,672 | resnetv2_34 | 21,795,880 | resnet32_cifar | 464,154 |
+| resnet50 | 25,557,032 | resnetv2_50 | 25,549,352 | resnet44_cifar | 658,586 |
+| resnet101 | 44,549,160 | resnetv2_101 | 44,541,480 | resnet56_cifar | 853,018 |
+| resnet152 | 60,192,808 | resnetv2_152 | 60,185,128 | resnet110_cifar | 1,727,962 |
+| wide_resnet50_2 | 68,883,240 | wide_resnet101_2 | 126,886,696 | | |
+
+With 1000 classes (10 for CIFAR). The networks for ImageNet follow torchvision, and differ from the paper in one thing:
+a bottleneck strides in its 3x3 convolution, not in the first 1x1 (`bottleneck_stride='1x1'` is the paper's). Those for
+CIFAR are section 4.2's: published test errors 8.75, 7.51, 7.17, 6.97 and 6.43 %. `resnetv2_*` activate before each
+convolution and leave the sums clean (He et al. 2016, "Identity mappings in deep residual networks", arXiv:1603.05027);
+`wide_resnet*` have twice the channels inside a bottleneck (Zagoruyko & Komodakis 2016); stem 'deep' and shortcut 'D'
+are from He et al. 2018, "Bag of tricks", arXiv:1812.01187, section 4. All share one module, so that `resnet18` with
+stem '3x3' is the usual ResNet-18 for 32x32 images.
+
+Input: images [B, H, W, C] of any size; a map at stride s is ceil(H / s) x ceil(W / s).
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from zoo.errors import UserError, lookup
+from zoo.models import layers
+from zoo.models.batch_norm import BatchNorm
+from zoo.models.conv import Conv, avg_pool, max_pool
+from zoo.models.layers import DTYPES, Stage
+from zoo.options import check_rate
+
+_CIFAR = {"width": 16, "stem": "3x3", "shortcut": "A", "num_classes": 10}
+
+# What the networks are made of; every option can also be set on its own.
+VARIANTS = {
+    "resnet18": {"depths": (2, 2, 2, 2)},
+    "resnet34": {"depths": (3, 4, 6, 3)},
+    "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+    "resnet101": {"depths": (3, 4, 23, 3), "bottleneck": True},
+    "resnet152": {"depths": (3, 8, 36, 3), "bottleneck": True},
+    "resnetv2_18": {"depths": (2, 2, 2, 2), "preactivation": True},
+    "resnetv2_34": {"depths": (3, 4, 6, 3), "preactivation": True},
+    "resnetv2_50": {"depths": (3, 4, 6, 3), "bottleneck": True, "preactivation": True},
+    "resnetv2_101": {"depths": (3, 4, 23, 3), "bottleneck": True, "preactivation": True},
+    "resnetv2_152": {"depths": (3, 8, 36, 3), "bottleneck": True, "preactivation": True},
+    "wide_resnet50_2": {"depths": (3, 4, 6, 3), "bottleneck": True, "widening": 2},
+    "wide_resnet101_2": {"depths": (3, 4, 23, 3), "bottleneck": True, "widening": 2},
+    "resnet20_cifar": {"depths": (3, 3, 3), **_CIFAR},
+    "resnet32_cifar": {"depths": (5, 5, 5), **_CIFAR},
+    "resnet44_cifar": {"depths": (7, 7, 7), **_CIFAR},
+    "resnet56_cifar": {"depths": (9, 9, 9), **_CIFAR},
+    "resnet110_cifar": {"depths": (18, 18, 18), **_CIFAR},
+}
+
+CHOICES = {"stem": ("7x7", "deep", "3x3"), "shortcut": ("A", "B", "D"), "bottleneck_stride": ("3x3", "1x1")}
+
+# By the fan-out, which keeps the gradient's variance over the layers, as the authors' and torchvision's networks do.
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ResNet(nn.Module):
+    """A residual network: images [B, H, W, C] to logits [B, num_classes]. BN: epsilon 1e-5, momentum 0.9.
+
+    Attributes, beside those of `zoo.models.layers`:
+      depths: blocks in each stage; every stage after the first halves the map and doubles the width.
+      bottleneck: 1x1, 3x3 and 1x1 convolutions (and 4 times the output width) instead of two 3x3.
+      width: of the first stage's 3x3 convolutions.
+      widening: factor on the width inside the blocks, but not on their output.
+      stem: '7x7' at stride 2 and max pooling; 'deep', three 3x3 in place of the 7x7; '3x3' at stride 1 without pooling.
+      stem_width: output channels of the stem; None is `width`.
+      shortcut: where the shape changes, 'A' subsamples and pads with zero channels (as many before as after), 'B' is a
+        strided 1x1 convolution, 'D' average pooling and then a 1x1 convolution.
+      bottleneck_stride: the convolution of a bottleneck that strides, '3x3' or '1x1'.
+      preactivation: BN and ReLU before each convolution instead of after it; a projection sees the activated input.
+      zero_init: every block starts as its shortcut: a zero scale in the last BN, or, with preactivation (where the BN
+        is not last and its ReLU would never wake up), a zero kernel in the last convolution.
+      stochastic_depth: rate of dropping the last block's residual in training, rising linearly from 0 at the stem
+        (Huang et al. 2016, arXiv:1603.09382, section 3); what stays is scaled up, so evaluation needs no factor.
+      block_dropout: rate before the last convolution of every block (Zagoruyko & Komodakis 2016, section 2.4).
+    """
+
+    depths: Sequence[int]
+    num_classes: int = 1000
+    bottleneck: bool = False
+    width: int = 64
+    widening: int = 1
+    stem: str = "7x7"
+    stem_width: int | None = None
+    shortcut: str = "B"
+    bottleneck_stride: str = "3x3"
+    preactivation: bool = False
+    zero_init: bool = False
+    stochastic_depth: float = 0.0
+    block_dropout: float = 0.0
+    in_channels: int | None = None
+    features_only: bool = False
+    global_pool: str = "avg"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        layers.check_image_options("resnet", self)
+        check_rate("resnet", stochastic_depth=self.stochastic_depth, block_dropout=self.block_dropout)
+        if not self.depths or min(self.depths) < 1:
+            raise UserError(f"resnet: depths is {tuple(self.depths)}; every stage needs at least 1 block")
+        for key in ("width", "widening", "stem_width"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise UserError(f"resnet: {key} is {value}; it must be at least 1")
+        for key, choices in CHOICES.items():
+            if (value := getattr(self, key)) not in choices:
+                raise UserError(f"resnet: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        if self.bottleneck_stride == "1x1" and not self.bottleneck:
+            raise UserError("resnet: bottleneck_stride is '1x1', but the blocks are not bottlenecks; leave it out")
+        if self.shortcut == "A" and self.stages[0].width > self.stages[1].width:
+            raise UserError(
+                f"resnet: shortcut 'A' cannot take the stem's {self.stages[0].width} channels to "
+                f"{self.stages[1].width}; use 'B', or a smaller stem_width"
+            )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stem before its pooling, then each of `depths`."""
+        stem, first = (1, 1) if self.stem == "3x3" else (2, 4)
+        wide = self.width * (4 if self.bottleneck else 1)
+        blocks = (Stage(first * 2**i, wide * 2**i) for i in range(len(self.depths)))
+        return (Stage(stem, self.stem_width or self.width), *blocks)
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        layers.check_images("resnet", x, self.in_channels)
+        x = self._stem(x.astype(DTYPES[self.dtype]))
+        maps = [x]
+        if self.stem != "3x3":
+            x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block, done = nn.remat(Block) if self.remat else Block, 0
+        for i, depth in enumerate(self.depths):
+            for j in range(depth):
+                done += 1
+                x = block(
+                    convs=self._convs(self.width * 2**i, stride=2 if i and not j else 1),
+                    shortcut=self.shortcut,
+                    preactivation=self.preactivation,
+                    zero_init=self.zero_init,
+                    stochastic_depth=self.stochastic_depth * done / sum(self.depths),
+                    dropout=self.block_dropout,
+                    dtype=self.dtype,
+                    train=train,
+                    name=f"layer{i + 1}_{j}",
+                )(x)
+            maps.append(x)
+        if self.preactivation:  # the last sum has no follower that would activate it
+            maps[-1] = x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x))
+        if self.features_only:
+            return maps
+        return layers.head(
+            x,
+            num_classes=self.num_classes,
+            global_pool=self.global_pool,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            train=train,
+        )
+
+    def _stem(self, x):
+        width = self.stages[0].width
+        if self.stem == "deep":
+            half = max(width // 2, 1)
+            convs = (("stem1", half, 3, 2), ("stem2", half, 3, 1), ("stem3", width, 3, 1))
+        else:
+            size = 3 if self.stem == "3x3" else 7
+            convs = (("stem", width, size, self.stages[0].stride),)
+        for i, (name, features, size, stride) in enumerate(convs, start=1):
+            x = convolution(x, features, size, stride, dtype=self.dtype, name=name)
+            if i < len(convs) or not self.preactivation:  # the first block activates its input itself
+                x = nn.relu(BatchNorm(dtype=self.dtype, name=name.replace("stem", "stem_norm"))(x))
+        return x
+
+    def _convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+        """(features, kernel size, stride) of a block's convolutions."""
+        inner = width * self.widening
+        if not self.bottleneck:
+            return (inner, 3, stride), (width, 3, 1)
+        first, second = (stride, 1) if self.bottleneck_stride == "1x1" else (1, stride)
+        return (inner, 1, first), (inner, 3, second), (4 * width, 1, 1)
+
+
+class Block(nn.Module):
+    """Convolutions around which a shortcut leads: [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features].
+
+    `train` is an attribute because `nn.remat` would trace an argument; the others are explained in `ResNet`.
+    """
+
+    convs: tuple[tuple[int, int, int], ...]  # (features, kernel size, stride)
+    shortcut: str
+    preactivation: bool
+    zero_init: bool
+    stochastic_depth: float
+    dropout: float
+    dtype: str
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        features, stride = self.convs[-1][0], math.prod(stride for _, _, stride in self.convs)
+        changes, project = stride > 1 or x.shape[-1] != features, self.shortcut != "A"
+        y = x
+        for i, (width, size, step) in enumerate(self.convs, start=1):
+            last = i == len(self.convs)
+            start = nn.initializers.zeros if self.zero_init and last else None
+            if self.preactivation:
+                y = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(y))
+                if i == 1 and changes and project:
+                    x = y
+            if last:
+                y = nn.Dropout(self.dropout, deterministic=not self.train, name="dropout")(y)
+            kernel_init = start if start and self.preactivation else he_normal_fan_out
+            y = convolution(y, width, size, step, dtype=self.dtype, name=f"conv{i}", kernel_init=kernel_init)
+            if not self.preactivation:
+                scale_init = start or nn.initializers.ones
+                y = BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f"norm{i}")(y)
+                y = y if last else nn.relu(y)
+        y = layers.stochastic_depth(y, self.stochastic_depth, train=self.train, name="stochastic_depth")
+        if changes:
+            x = self._projected(x, features, stride) if project else zero_padded(x, features, stride)
+        return x + y if self.preactivation else nn.relu(x + y)
+
+    def _projected(self, x, features: int, stride: int):
+        if self.shortcut == "D" and stride > 1:
+            x, stride = halved(x), 1
+        x = convolution(x, features, 1, stride, dtype=self.dtype, name="proj")
+        return x if self.preactivation else BatchNorm(dtype=self.dtype, name="proj_norm")(x)
+
+
+def convolution(x, features: int, size: int, stride: int, *, dtype: str, name: str, kernel_init=he_normal_fan_out):
+    """A convolution without bias whose padding keeps the size at stride 1; call it in a compact module."""
+    pad = (size // 2, size // 2)
+    options = {"use_bias": False, "dtype": DTYPES[dtype], "kernel_init": kernel_init, "name": name}
+    return Conv(features, (size, size), (stride, stride), (pad, pad), **options)(x)
+
+
+def zero_padded(x, features: int, stride: int):
+    """Shortcut A: every stride-th pixel, and zeros for the new channels, half of them before the old ones."""
+    new = features - x.shape[-1]
+    return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+
+def halved(x):
+    """Means of 2x2 pixels, at the lower and right edge of those that exist: [B, ceil(H / 2), ceil(W / 2), C]."""
+    height, width = x.shape[1:3]
+    if height % 2 == width % 2 == 0:
+        return avg_pool(x, (2, 2), (2, 2))
+    return nn.avg_pool(x, (2, 2), (2, 2), ((0, height % 2), (0, width % 2)), count_include_pad=False)
+
+
+def make(variant: str, **options) -> ResNet:
+    """The residual network called `variant` in `VARIANTS`; further options are those of `ResNet`."""
+    return ResNet(**lookup("resnet variant", variant, VARIANTS) | options)

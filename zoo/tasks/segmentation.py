@@ -1,0 +1,240 @@
+"""Segmentation: a class for every pixel (softmax over the classes, or one logit for two classes).
+
+Batch: 'image' float [B, H, W, C], 'label' integer [B, H, W]; optional 'weight' float [B, H, W], which multiplies the
+losses per pixel (Ronneberger et al. 2015, equation 2), and 'mask' [B], the real rows of an evaluation. Where the
+model's output is smaller than the label map (valid padding), that is cut to its centre.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from zoo import losses
+from zoo.errors import UserError, lookup
+from zoo.options import check_rate
+from zoo.tasks.supervised import apply_model, init_model
+from zoo.types import Task
+
+PIXEL_LOSSES = {"cross_entropy": losses.cross_entropy_map, "focal": losses.focal_map}
+# name -> the alpha and beta of the Tversky index that it is
+REGION_LOSSES = {"dice": (0.5, 0.5), "jaccard": (1.0, 1.0), "tversky": (0.3, 0.7)}
+# option -> the losses that read it; in the order of `make`
+OPTIONS = {
+    "label_smoothing": ("cross_entropy",),
+    "focal_gamma": ("focal",),
+    "focal_alpha": ("focal",),
+    "tversky_alpha": ("tversky",),
+    "tversky_beta": ("tversky",),
+    "smooth": tuple(REGION_LOSSES),
+}
+
+
+def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
+    classes = meta["num_classes"]
+    if classes is None or len(meta.get("shapes", {}).get("label", (0, 0))) != 2:
+        raise UserError(f"task segmentation: data set {meta['name']!r} has no label maps; use another task")
+    if binary and classes != 2:
+        raise UserError(f"task segmentation: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
+    return 1 if binary else classes
+
+
+def make(
+    model,
+    meta: Mapping,
+    *,
+    binary: bool = False,
+    loss: str | Mapping[str, float] = "cross_entropy",
+    ignore_index: int = 255,
+    label_smoothing: float | None = None,
+    focal_gamma: float | None = None,
+    focal_alpha: float | Sequence[float] | None = None,
+    tversky_alpha: float | None = None,
+    tversky_beta: float | None = None,
+    smooth: float | None = None,
+    views: int = 1,
+) -> Task:
+    """Metrics: loss, pixel_accuracy, `iou_<class>` and `dice_<class>` over all pixels of a split, mean_iou, mean_dice.
+
+    A class that the split does not have is NaN, and left out of the means. The loss of an evaluation takes the
+    split as one batch, so it does not depend on the batch size; without label smoothing and `smooth`.
+
+    Args:
+      model: module from batch['image'] to logits [B, H, W, num_outputs].
+      meta: of the data set; `num_classes` and `class_names` are read.
+      binary: one logit and the logistic loss instead of two logits and softmax.
+      loss: a name of PIXEL_LOSSES or REGION_LOSSES, or several with a weight for each, such as
+        {'cross_entropy': 1.0, 'dice': 0.5}. Region losses are over the batch, the mean of all classes (of the
+        foreground where binary).
+      ignore_index: the label of pixels that count nowhere.
+      label_smoothing: of the cross-entropy in training; default 0.
+      focal_gamma, focal_alpha: see `zoo.losses.focal_map`; default 2 and no weights.
+      tversky_alpha, tversky_beta: weight of false positives and false negatives; default 0.3 and 0.7.
+      smooth: pixels added to both sides of the quotients of region losses in training; default 1.
+      views: 8 evaluates the mean of the probabilities over the rotations by 90 degrees and mirror images of square
+        images (Ronneberger et al. 2015, table 1, averages 7 rotations); 1 the image alone.
+    """
+    if views not in (1, 8):
+        raise UserError(f"task segmentation: views is {views}; it must be 1, or 8 for all rotations and mirror images")
+    parts = _parts(loss)
+    values = (label_smoothing, focal_gamma, focal_alpha, tversky_alpha, tversky_beta, smooth)
+    given = {key: value for key, value in zip(OPTIONS, values, strict=True) if value is not None}
+    _check_options(given, parts, num_outputs(meta, binary=binary))
+    classes = range(meta["num_classes"])
+    names = _class_words(meta.get("class_names") or [f"class{k}" for k in classes])
+    pixel_options = {
+        "cross_entropy": {"label_smoothing": given.get("label_smoothing", 0.0)},
+        "focal": {"gamma": given.get("focal_gamma", 2.0), "alpha": given.get("focal_alpha")},
+    }
+    tversky = (given.get("tversky_alpha", 0.3), given.get("tversky_beta", 0.7))
+    constant = given.get("smooth", 1.0)
+
+    def loss_fn(params, model_state, batch, key, *, train: bool):
+        if train or views == 1:
+            logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
+        else:
+            apply = functools.partial(apply_model, model, params, model_state, key=None, train=False)
+            logits = _mean_over_views(lambda view: apply(batch=view)[0], batch, binary=binary)
+        label, valid, weight = _targets(logits, batch, ignore_index)
+        total, metrics = 0.0, {}
+        for name, factor in parts.items():
+            if name in PIXEL_LOSSES:
+                options = pixel_options[name] if train or name == "focal" else {}
+                pair = losses.weighted_sum(PIXEL_LOSSES[name](logits, label, **options), weight)
+                metrics[f"_loss_{name}"] = pair
+                total += factor * pair[0] / jnp.where(pair[1] > 0, pair[1], 1)
+            else:
+                alpha, beta = tversky if name == "tversky" else REGION_LOSSES[name]
+                some, all_ = losses.overlaps(logits, label, valid, alpha=alpha, beta=beta)
+                total += factor * (1 - jnp.mean((some + constant) / (all_ + constant)))
+                # Never 0 / 0, where the softmax has rounded an absent class to nothing.
+                metrics |= {
+                    f"_loss_{name}_{k}": (s + 1e-6, a + 1e-6) for k, (s, a) in enumerate(zip(some, all_, strict=True))
+                }
+        return total, (model_state, metrics | _counts(logits, label, valid))
+
+    def _counts(logits, label, valid):
+        predicted = (logits[..., 0] > 0).astype(jnp.int32) if binary else jnp.argmax(logits, -1)
+        pixels, metrics = _count(valid), {"pixel_accuracy": (_count((predicted == label) & valid), _count(valid))}
+        for k, name in zip(classes, names, strict=True):
+            hit, seen, there = (
+                _count(pixel & valid) for pixel in ((predicted == k) & (label == k), predicted == k, label == k)
+            )
+            metrics[f"iou_{name}"] = (hit, seen + there - hit)
+            metrics[f"dice_{name}"] = (2 * hit, seen + there)
+            metrics[f"_share_{name}"] = (there, pixels)
+        return metrics
+
+    def finalize(values: dict[str, float]) -> dict[str, float]:
+        result = {"loss": 0.0, "pixel_accuracy": values["pixel_accuracy"]}
+        for name, factor in parts.items():
+            ratios = [value for key, value in values.items() if key.startswith(f"_loss_{name}_")]
+            result["loss"] += factor * (1 - math.fsum(ratios) / len(ratios) if ratios else values[f"_loss_{name}"])
+        present = [name for name in names if values[f"_share_{name}"] > 0]
+        for kind in ("iou", "dice"):
+            result |= {f"{kind}_{n}": values[f"{kind}_{n}"] if n in present else float("nan") for n in names}
+            found = [values[f"{kind}_{n}"] for n in present]
+            result[f"mean_{kind}"] = math.fsum(found) / len(found) if found else float("nan")
+        return result
+
+    return Task(init_model(model), loss_fn, finalize)
+
+
+def _mean_over_views(apply, batch, *, binary: bool):
+    """Logits of the mean probabilities over the 8 symmetries of the square; one view at a time, to save memory."""
+    image = batch["image"]
+    if image.shape[1] != image.shape[2]:
+        raise UserError(
+            f"task segmentation: views is 8, but the images are {image.shape[1]}x{image.shape[2]}, not square"
+        )
+
+    def turned(x, view):
+        x = jnp.where(view & 1, x.swapaxes(1, 2), x)
+        x = jnp.where(view & 2, x[:, ::-1], x)
+        return jnp.where(view & 4, x[:, :, ::-1], x)
+
+    def turned_back(x, view):
+        x = jnp.where(view & 4, x[:, :, ::-1], x)
+        x = jnp.where(view & 2, x[:, ::-1], x)
+        return jnp.where(view & 1, x.swapaxes(1, 2), x)
+
+    def log_p(view):
+        return losses.log_probabilities(turned_back(apply({**batch, "image": turned(image, view)}), view))
+
+    mean = jax.nn.logsumexp(jax.lax.map(log_p, jnp.arange(8)), axis=0) - math.log(8)
+    return mean[..., 1:] - mean[..., :1] if binary else mean
+
+
+def _targets(logits, batch, ignore_index: int):
+    """The label [B, h, w], which pixels count, and their weight, all cut to the centre that the logits are for."""
+    label = batch["label"]
+    if logits.ndim != 4 or label.ndim != 3:
+        raise UserError(
+            f"task segmentation: the model's output has shape {logits.shape} and the label {label.shape}; they must be "
+            "[B, H, W, classes], as of unet, and [B, H, W]"
+        )
+    (height, width), size = logits.shape[1:3], label.shape[1:3]
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    if min(top, left) < 0 or (size[0] - height) % 2 or (size[1] - width) % 2:
+        raise UserError(
+            f"task segmentation: the model's output is {height}x{width}, the label {size[0]}x{size[1]}; it must be as "
+            "large, or smaller by the same number of pixels on all opposite sides"
+        )
+
+    def centre(x):
+        return x[:, top : top + height, left : left + width]
+
+    label = centre(label).astype(jnp.int32)
+    valid = label != ignore_index
+    if "mask" in batch:
+        valid &= batch["mask"].reshape(-1, 1, 1)
+    weight = valid.astype(jnp.float32)
+    return label, valid, jnp.where(valid, centre(batch["weight"]), 0) if "weight" in batch else weight
+
+
+def _count(pixels):
+    """How many are true; as int32, because a float32 sum is exact only up to 16.8 million."""
+    return jnp.sum(pixels, dtype=jnp.int32).astype(jnp.float32)
+
+
+def _parts(loss) -> dict[str, float]:
+    """Loss -> its factor."""
+    parts = {loss: 1.0} if isinstance(loss, str) else dict(loss.items()) if hasattr(loss, "items") else {}
+    for name, factor in parts.items():
+        lookup("segmentation loss", name, PIXEL_LOSSES | REGION_LOSSES)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise UserError(f"task segmentation: the weight of loss {name!r} is {factor!r}; it must be above 0")
+    if not parts:
+        raise UserError(
+            f"task segmentation: loss is {loss!r}; it must be a name, or names with weights such as "
+            "{'cross_entropy': 1.0, 'dice': 0.5}"
+        )
+    return parts
+
+
+def _check_options(given: Mapping, parts: Mapping, outputs: int) -> None:
+    for key, value in given.items():
+        if not set(OPTIONS[key]) & set(parts):
+            raise UserError(
+                f"task segmentation: {key} is an option of loss {' and '.join(OPTIONS[key])}, and loss is "
+                f"{' and '.join(parts)}; leave it out"
+            )
+        if key == "focal_alpha":
+            weights = losses.class_weights(value, outputs)
+            if min(weights) < 0 or max(weights) <= 0:
+                raise UserError(f"task segmentation: focal_alpha is {value}; the weights of classes cannot be negative")
+        elif key == "label_smoothing":
+            check_rate("task segmentation", label_smoothing=value)
+        elif value < 0:
+            raise UserError(f"task segmentation: {key} is {value}; it must be zero or more")
+    if given.get("tversky_alpha", 0.3) == given.get("tversky_beta", 0.7) == 0:
+        raise UserError("task segmentation: tversky_alpha and tversky_beta are 0; then every prediction is perfect")
+
+
+def _class_words(class_names: Sequence[str]) -> list[str]:
+    """Class names as parts of the names of metrics, all different."""
+    words = [re.sub(r"\W+", "_", str(name)) for name in class_names]
+    return words if len(set(words)) == len(words) else [f"{word}_{k}" for k, word in enumerate(words)]

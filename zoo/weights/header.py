@@ -1,0 +1,122 @@
+"""The header of our safetensors files: what the weights mean, so that nobody has to be told."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from zoo import models, options
+from zoo.errors import UserError
+
+# Options with which the same weights mean the same function, or that the import adapts.
+FREE = (
+    "num_classes", "in_channels", "dropout", "dropout_input", "block_dropout", "stochastic_depth", "dtype", "remat",
+    "kernel_init", "bias_init", "zero_init", "features_only",
+)  # fmt: skip
+
+
+def metadata(
+    *,
+    input_size: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channel_order: str | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
+    class_names: Sequence[str] | None = None,
+    source: str | None = None,
+    source_sha256: str | None = None,
+    licence: str | None = None,
+) -> None:
+    """What may be said of weights beside the model.
+
+    Args:
+      input_size: of one example, (height, width, channels) or (features,).
+      mean, std: per channel, of images in 0..1: the input is (image - mean) / std.
+      channel_order: 'RGB', 'BGR' or 'L' (grey).
+      crop: part of the shorter side that an evaluation keeps, such as 0.875.
+      interpolation: of resizing, such as 'bilinear'.
+      class_names: in the order of the logits.
+      source, source_sha256, licence: where the weights come from, the hash of that file, and its terms.
+    """
+
+
+def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, str]:
+    """The safetensors metadata (words only): everything is JSON under 'zoo'."""
+    options.check("save_weights", metadata, given)
+    if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
+        raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
+    name, chosen = identify(model)
+    every = dict.fromkeys(metadata.__kwdefaults__) | given
+    says = {"model": name, "options": chosen, **every, "sha256": checksum(arrays)}
+    if any(path.startswith("batch_stats/") for path in arrays):
+        says["batch_norm"] = {"epsilon": 1e-5, "momentum": 0.9}  # flax's momentum, 1 - PyTorch's
+    says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
+    return {"format": "np", "zoo": json.dumps(says)}
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, dtypes, shapes and contents, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """(name, options) with which `create_model` makes this very model, with the fewest options."""
+    found = []
+    for name, make in models.MODELS.items():
+        other = make()
+        if type(other) is type(model):
+            differ = {f: v for f, v in _fields(model).items() if v != getattr(other, f)}
+            if models.create_model(name, **differ) == model:
+                found.append((len(differ), name, differ))
+    if not found:
+        raise UserError(
+            f"no name of zoo.list_models makes {type(model).__name__}; its weights cannot say what they are"
+        )
+    _, name, differ = min(found, key=lambda item: item[0])
+    return name, differ
+
+
+def _fields(model: nn.Module) -> dict[str, Any]:
+    return {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name")}
+
+
+def read(source, weights) -> dict[str, Any]:
+    """What the header of a file says; refuses a file whose contents are not those that were saved."""
+    try:
+        says = json.loads(weights.metadata["zoo"])
+        wanted = says["sha256"]
+        _ = says["model"], says["options"].items(), says["input_size"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{source} has no header of this zoo; use load_weights(model, ...)") from None
+    if checksum(weights.tensors) != wanted:
+        raise UserError(f"{source} is damaged: its checksum is not the one in its header")
+    return says
+
+
+def model_of(source, says: Mapping[str, Any]) -> nn.Module:
+    """The model that a header names."""
+    try:
+        chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in says["options"].items()}
+        return models.create_model(says["model"], **chosen)
+    except UserError as error:
+        raise UserError(f"the header of {source}: {error}") from None
+
+
+def check_options(source, says: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses a model that computes another function with these weights than the one that they were saved from."""
+    saved = model_of(source, says)
+    if type(saved) is not type(model):
+        raise UserError(f"{source} holds a {type(saved).__name__} ({says['model']}), not a {type(model).__name__}")
+    for name, value in _fields(saved).items():
+        if name not in FREE and getattr(model, name) != value:
+            raise UserError(f"{source} was saved with {name}={value!r}; the model has {getattr(model, name)!r}")
