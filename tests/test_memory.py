@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -25,6 +27,15 @@ thread.join()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
+HUGE = """
+import ctypes
+import zoo
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(200_000_000), 1, 200_000_000)
+print(open("/proc/self/smaps_rollup").read())
+"""
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 @pytest.mark.parametrize("size", [40_000_000, 100_000_000])
@@ -42,3 +53,15 @@ def test_a_users_settings_are_left_alone(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000")
     memory.keep_freed_pages()
     assert not called
+
+
+def test_huge_pages_where_the_kernel_has_them():
+    enabled = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[never]" in enabled.read_text():
+        pytest.skip("this kernel gives no huge pages")
+    settings = ({"MALLOC_TRIM_THRESHOLD_": "131072"}, {})
+    found = [
+        subprocess.check_output([sys.executable, "-c", HUGE], env={**os.environ, **own}, text=True) for own in settings
+    ]
+    huge_kb = [int(re.search(r"AnonHugePages:\s+(\d+) kB", text)[1]) for text in found]
+    assert huge_kb[1] > huge_kb[0] + 100_000
