@@ -90,7 +90,7 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
             part, watch = run._replace(total_steps=int(state.step) + steps), report.Stopwatch()
             started = time.perf_counter()
             with Display(part, int(state.step), file) as display:
-                state, _ = loop._train(part, folder, NoCheckpoints(), loop._Signals(), display, watch, state, window)
+                state, _ = loop._train(part, folder, NoCheckpoints(), loop.Signals(), display, watch, state, window)
             taken = time.perf_counter() - started
             return taken if all_in else watch.seconds["train"] + watch.seconds["compile"]
 
@@ -127,7 +127,7 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
             state, window, _ = loop._start(whole, checkpoints, None)
             folder.start(0)
             with Marking(whole, 0, io.StringIO()) as display:
-                loop._train(whole, folder, checkpoints, loop._Signals(), display, report.Stopwatch(), state, window)
+                loop._train(whole, folder, checkpoints, loop.Signals(), display, report.Stopwatch(), state, window)
         return found
 
     first = run.dataset.train.fetch(0)

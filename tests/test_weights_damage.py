@@ -136,8 +136,8 @@ def test_damaged_files(tmp_path, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_thousand_damaged_files(tmp_path, name):
     for seed in range(1, 5):
-        refused, read = check(name, tmp_path / name.partition(",")[0], 1_000, seed)
-        print(name, seed, refused, read)
+        refused, _ = check(name, tmp_path / name.partition(",")[0], 1_000, seed)
+        assert refused > 200
 
 
 def test_a_changed_weight_of_ours_is_found(tmp_path):

@@ -51,7 +51,8 @@ def default() -> ConfigDict:
             "model": {"name": "lenet5"},  # options: those of the model
             "task": {"name": "classification"},  # options: those of the task
             "data": {
-                "name": "digits",  # zoo.data.DATASETS, or folder:, sentences:, text:<path>, or tfds:<name>
+                # zoo.data.DATASETS or TEXTS, grammar, tfds:<name>, or folder:, sentences:, text:, words:<path>
+                "name": "digits",
                 "batch_size": 128,  # over all devices together
                 "eval_batch_size": 1000,
                 "validation": 0.0,  # share (or number, if >= 1) cut from the training rows where the set has no split

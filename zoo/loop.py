@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import threading
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from zoo.console import Display
 from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.run import Run, init_variables, prepare
 from zoo.run_folder import RunFolder, read_json, write_atomically
+from zoo.signals import Signals
 from zoo.step import Window, empty_window
 from zoo.tasks.supervised import model_input
 from zoo.types import Source, TrainState, Variables
@@ -63,7 +63,7 @@ def train(
                 carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.model_state["carry"])
                 variables = {**variables, "carry": carry}
             check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
-    with _open(run, workdir) as (folder, checkpoints), _Signals() as signals:
+    with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
         compilation.check_engine_once()
         with watch.phase("start"):
             state, window, earlier = _start(run, checkpoints, variables)
@@ -121,27 +121,6 @@ def _open(run: Run, workdir):
         ) as checkpoints,
     ):
         yield folder, checkpoints
-
-
-class _Signals:
-    """While open, SIGTERM and SIGINT are only noted, in `received`; a second one acts as it did before."""
-
-    received: int | None = None
-
-    def __enter__(self):
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                self._before[signum] = signal.signal(signum, self._note)
-        return self
-
-    def _note(self, signum, frame):
-        self.received = signum
-        self.__exit__()
-
-    def __exit__(self, *_):
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
 
 
 def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):

@@ -199,8 +199,8 @@ def _train_metrics(task: Task, dataset: Dataset, augments: Augment | None, varia
     """Shapes of the metrics of a training step."""
     if task.step is not None:
         batch = jax.eval_shape(lambda: dataset.train.batch(dataset.train.fetch(0), 0))
-        step = lambda params, batch: task.step(params, batch, rng.key(0, "model"), 0.0)[1]  # noqa: E731
-        return jax.eval_shape(step, variables["params"], batch)
+        _, metrics = jax.eval_shape(task.step, variables["params"], batch, rng.key(0, "model"), 0.0)
+        return metrics
     batch = data.sample(dataset, dataset.meta["batch_size"])
     model_state = {k: v for k, v in variables.items() if k != "params"}
 

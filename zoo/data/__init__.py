@@ -90,7 +90,7 @@ def load(
         raise UserError(f"config.data.on_error is {on_error!r}; it must be 'stop' or 'skip'")
     kind, colon, rest = name.partition(":")
     if colon:
-        lookup("kind of data set", kind, {"folder": None, "tfds": None, **TEXT_KINDS})
+        lookup("kind of data set", kind, {"folder": None, "tfds": None, "words": None, **TEXT_KINDS})
     if on_error == "skip" and kind != "folder":
         raise UserError(f"config.data.on_error is 'skip'; only folder: sets can go without images, {name!r} is whole")
     if name not in TEXTS and kind not in TEXT_KINDS:
@@ -192,7 +192,7 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
     if options["image_size"]:
         arrays = {name: _resized(split, options["image_size"]) for name, split in arrays.items()}
     if options["border_weight"]:
-        arrays["train"] = {**arrays["train"], "weight": _border_weights(arrays["train"], source, options)}
+        arrays["train"] = {**arrays["train"], "weight": border_weights.make(options, source, arrays["train"])}
     train = arrays["train"]
 
     if "token" in train:
@@ -266,20 +266,6 @@ def _resized(arrays: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarra
     if arrays.get("label", np.empty(0)).ndim > 1:
         arrays["label"] = feed.resized_labels(arrays["label"], size)
     return arrays
-
-
-def _border_weights(train: Mapping[str, np.ndarray], source: Source, options: Mapping[str, Any]) -> np.ndarray:
-    w0, sigma, separator = (options[f"border_{key}"] for key in ("weight", "sigma", "class"))
-    if train.get("label", np.empty(0)).ndim != 3:
-        raise UserError(f"config.data.border_weight is {w0}; data set {options['name']!r} has no label maps")
-    for key, value, right in (("weight", w0, w0 > 0), ("sigma", sigma, sigma > 0)):
-        if not right:
-            raise UserError(f"config.data.border_{key} is {value}; it must be more than 0")
-    names = source.class_names
-    if not 0 <= separator < len(names):
-        known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-        raise UserError(f"config.data.border_class is {separator}; the classes are {known}")
-    return border_weights.border_weights(train["label"], separator=separator, w0=w0, sigma=sigma)
 
 
 def _batch_sizes(options: Mapping[str, Any], rows: Mapping[str, int], devices: int) -> tuple[int, int]:

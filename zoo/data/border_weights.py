@@ -1,11 +1,36 @@
 """The weight map of the U-Net paper (Ronneberger et al. 2015, section 3, equation 2): thin borders count more."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from zoo.errors import UserError
+from zoo.types import Source
+
 IGNORE = 255
 REACH = 6  # in sigmas; beyond, the border term is below 2e-8 of w0
+
+
+def make(options: Mapping[str, Any], source: Source, train: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`border_weights` of the training label maps, with the settings of `config.data`: border_weight, border_sigma
+    and border_class.
+
+    Raises:
+      UserError: settings that make no sense, or no label maps.
+    """
+    w0, sigma, separator = (options[f"border_{key}"] for key in ("weight", "sigma", "class"))
+    if train.get("label", np.empty(0)).ndim != 3:
+        raise UserError(f"config.data.border_weight is {w0}; data set {options['name']!r} has no label maps")
+    for key, value in (("weight", w0), ("sigma", sigma)):
+        if not value > 0:
+            raise UserError(f"config.data.border_{key} is {value}; it must be more than 0")
+    names = source.class_names
+    if not 0 <= separator < len(names):
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        raise UserError(f"config.data.border_class is {separator}; the classes are {known}")
+    return border_weights(train["label"], separator=separator, w0=w0, sigma=sigma)
 
 
 def border_weights(label: np.ndarray, *, separator: int = 0, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:

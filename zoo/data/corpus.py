@@ -5,7 +5,6 @@ vocabulary and noise distribution follow word2vec (Mikolov et al. 2013b, "Distri
 phrases and their compositionality", section 2.3 and its released code).
 """
 
-import gzip
 import heapq
 import lzma
 import pathlib
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from zoo.data import feed
+from zoo.data import feed, text
 from zoo.errors import UserError
 from zoo.types import Dataset, Feed
 
@@ -50,10 +49,9 @@ def sentences(path: pathlib.Path) -> Iterator[list[str]]:
         for file in files:
             yield from sentences(file)
         return
-    opened = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     offset = 0
     try:
-        with opened(path, "rb") as lines:
+        with text.OPENERS.get(path.suffix, open)(path, "rb") as lines:
             for line in lines:
                 found = WORD.findall(line.decode("utf-8").lower())
                 offset += len(line)

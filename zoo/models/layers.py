@@ -35,7 +35,8 @@ def check_image_options(name: str, model) -> None:
         raise UserError(f"{name}: num_classes is {model.num_classes}; it must be at least 1, or 0 for features")
     if model.in_channels is not None and model.in_channels < 1:
         raise UserError(f"{name}: in_channels is {model.in_channels}; it must be at least 1")
-    lookup(f"global_pool of {name}", model.global_pool, POOLS)
+    if hasattr(model, "global_pool"):  # a U-Net has none
+        lookup(f"global_pool of {name}", model.global_pool, POOLS)
     lookup(f"dtype of {name}", model.dtype, DTYPES)
     check_rate(name, dropout=model.dropout)
 

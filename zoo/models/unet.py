@@ -26,9 +26,8 @@ from zoo.errors import UserError, lookup
 from zoo.models import resnet
 from zoo.models.batch_norm import BatchNorm
 from zoo.models.conv import Conv, max_pool
-from zoo.models.layers import DTYPES, Stage, check_images
+from zoo.models.layers import DTYPES, Stage, check_image_options, check_images
 from zoo.models.upsampling import UpConv, doubled
-from zoo.options import check_rate
 
 # What the networks are made of; every option can also be set on its own.
 VARIANTS = {
@@ -220,14 +219,10 @@ def _head(x, num_classes: int, dtype: str):
 
 
 def _check(name: str, model) -> None:
-    if model.num_classes < 0:
-        raise UserError(f"{name}: num_classes is {model.num_classes}; it must be at least 1, or 0 for features")
-    for key in ("width", "in_channels"):
-        if (value := getattr(model, key)) is not None and value < 1:
-            raise UserError(f"{name}: {key} is {value}; it must be at least 1")
+    check_image_options(name, model)
+    if model.width < 1:
+        raise UserError(f"{name}: width is {model.width}; it must be at least 1")
     activations.get(model.activation)
-    lookup(f"dtype of {name}", model.dtype, DTYPES)
-    check_rate(name, dropout=model.dropout)
 
 
 def shrinkage(model: UNet) -> int:

@@ -4,7 +4,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from zoo.errors import UserError
 from zoo.words.vectors import Vectors
@@ -16,6 +15,8 @@ def pairs(vectors: Vectors, path: str | pathlib.Path) -> dict[str, Any]:
     Words are compared in lower case. Returns {'spearman', 'pearson', 'count', 'unknown'}: pairs with a word that has
     no vector count as unknown and are left out.
     """
+    from scipy import stats  # takes 0.4 s: only where it is asked for
+
     index, unit, asked, unknown = _folded(vectors), vectors.unit(), [], 0
     for number, line in _lines(path):
         if line.startswith("#"):
