@@ -7,12 +7,14 @@
 
 Each run is the whole command `python train.py --config configs/<recipe>.py --config.seed=<s>` in a process and a work
 directory of its own; its seconds are those of the whole command. `--cold` gives each one an empty compilation cache.
+Where other work took more than a tenth of the CPUs meanwhile, the table calls the machine "shared".
 """
 
 import datetime
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import tempfile
 import time
 
 from absl import flags
+from benchmark_harness import IDLE, machine_cpu_s
 
 from zoo import cli
 from zoo.errors import UserError, did_you_mean
@@ -43,6 +46,7 @@ flags.DEFINE_bool("table", False, "Only print the table of what was measured bef
 def measure(recipe: str, overrides, *, seeds: int, wanted, move_split: bool, cold: bool) -> dict:
     """Trains one recipe with seeds 0..seeds-1: every value, mean, standard deviation, and the median seconds."""
     values, seconds, report = {}, [], None
+    before, own_before = machine_cpu_s(), _own_cpu_s()
     for seed in range(seeds):
         settings = [f"--config.seed={seed}", *(f"--config.{key}={value}" for key, value in overrides)]
         if move_split:
@@ -64,6 +68,9 @@ def measure(recipe: str, overrides, *, seeds: int, wanted, move_split: bool, col
             values.setdefault(name, []).append(found[name])
         shown = ", ".join(f"{name} {found[name]:.4f}" for name in names)
         print(f"{recipe} seed {seed}: {shown} in {seconds[-1]:.1f} s", flush=True)
+    after, others = machine_cpu_s(), None
+    if before and after:
+        others = (after[0] - before[0] - (_own_cpu_s() - own_before)) / (after[1] - before[1])
     return {
         "data": report["config"]["data"]["name"],
         "parameters": report["parameters"],
@@ -74,12 +81,19 @@ def measure(recipe: str, overrides, *, seeds: int, wanted, move_split: bool, col
         "seconds": statistics.median(seconds),
         "moved_split": move_split,
         "cold": cold,
+        "others": others,  # share of all CPUs that other processes used meanwhile; None: not known
         "settings": dict(overrides),
         "device": report["device"],
         "versions": report["versions"],
         "commit": report["commit"],
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _own_cpu_s() -> float:
+    """CPU seconds of this process and of the runs that it has waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def table(results: dict[str, dict]) -> str:
@@ -97,9 +111,10 @@ def table(results: dict[str, dict]) -> str:
         settings = "".join(f", `--config.{key}={value}`" for key, value in r["settings"].items())
         seeds = len(next(iter(r["metrics"].values()))["values"])
         split = ", each on its own split" if r["moved_split"] else ""
+        shared = " (shared)" if (r.get("others") or 0) > IDLE else ""
         lines.append(
             f"| `{recipe}`{settings} | {r['data']} | {r['parameters']:,} | {shown} "
-            f"| {seeds}{split} | {r['seconds']:.0f} s | {r['device']['cpus']} CPU cores, {r['date']} |"
+            f"| {seeds}{split} | {r['seconds']:.0f} s | {r['device']['cpus']} CPU cores{shared}, {r['date']} |"
         )
     return "\n".join(lines)
 
