@@ -56,6 +56,7 @@ def test_what_it_tells(images, mesh):
     assert meta["bytes"] == ROWS * (5 * 4 * 2 + 4)
     assert meta["num_classes"] == 3
     assert meta["class_names"] == ("a", "b", "c")
+    assert meta["class_counts"] == (24, 24, 24)  # stratified
     assert meta["target_mean"] is meta["target_std"] is None
     sample = data.sample(dataset, 7)
     assert {key: (value.shape, value.dtype.name) for key, value in sample.items()} == {
@@ -241,6 +242,9 @@ def test_label_maps(maps, mesh):
     assert dataset.meta["shapes"] == {"image": (8, 12, 2), "label": (8, 12)}
     assert dataset.meta["dtypes"] == {"image": "uint8", "label": "uint8"}
     assert dataset.meta["num_classes"] == 3
+    train = batches(dataset, "train")["label"]
+    assert dataset.meta["class_counts"] == tuple(np.sum(train == c) for c in range(3))
+    assert sum(dataset.meta["class_counts"]) < train.size  # some pixels are ignored
     sample = data.sample(dataset, 2)
     assert sample["label"].shape == (2, 8, 12)
     assert sample["label"].dtype == np.uint8

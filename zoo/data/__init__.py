@@ -214,6 +214,7 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
         "on_device": keep,
         "num_classes": len(source.class_names) if source.class_names else None,
         "class_names": source.class_names,
+        "class_counts": _class_counts(source, train),
         "feature_names": source.feature_names,
         "vocab": source.vocab,
         "target_mean": None if target_mean is None else target_mean.item(),
@@ -259,6 +260,16 @@ def _check(name: str, source: Source) -> None:
                 f"data set {name!r}, {split}: label {label[wrong][0]} in row {row} is out of range; there are "
                 f"{classes} classes, 0 to {classes - 1}{ignored}"
             )
+
+
+def _class_counts(source: Source, train: Mapping[str, np.ndarray]) -> tuple[int, ...] | None:
+    """Training rows of each class, or pixels where labels are maps; None where there are no classes."""
+    if source.class_names is None or "label" not in train:
+        return None
+    classes = len(source.class_names)
+    least = max(classes, border_weights.IGNORE + 1)
+    counts = sum(np.bincount(part.ravel(), minlength=least) for part in np.array_split(train["label"], 100))
+    return tuple(counts[:classes].tolist())
 
 
 def _resized(arrays: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
