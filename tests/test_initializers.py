@@ -59,6 +59,8 @@ def test_constants():
     assert (draw("zeros", (3, 4)) == 0).all()
     assert (draw(0.25, (3, 4)) == 0.25).all()
     assert (draw(-2, (3,)) == -2).all()
+    # What keeps rectifiers alive at the start (Goodfellow et al. 2016, section 8.4).
+    assert (np.asarray(initializers.get_bias(0.1)(jax.random.key(0), (7,))) == np.float32(0.1)).all()
 
 
 @pytest.mark.parametrize("name", [*STATISTICS, "orthogonal"])

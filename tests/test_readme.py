@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark  # noqa: E402
+import list as names  # noqa: E402
 import results  # noqa: E402
 
 from zoo.errors import UserError  # noqa: E402
@@ -79,7 +80,7 @@ def test_the_commands_on_training(clone):
 
 
 def test_inline_commands(clone):
-    for command in ("python -m zoo.doctor", "python scripts/results.py --table"):
+    for command in ("python -m zoo.doctor", "python scripts/results.py --table", "python scripts/list.py"):
         assert f"{command}" in README
         done = run(command, clone)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
@@ -140,25 +141,11 @@ def test_the_speed_table_is_the_evidence():
         assert benchmark.markdown(json.loads(path.read_text())) in README
 
 
-def test_names_in_the_readme_exist():
-    import zoo
-    from zoo import data, models, optim, schedules, tasks
-    from zoo.data import augment
+def test_the_list_of_names_is_generated():
+    table = names.markdown(names.KINDS)
+    assert names.replaced(README, table) == README, "run: python scripts/list.py --write"
 
-    listed = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", README, re.MULTILINE))
-    tables = {
-        "models": models.MODELS,
-        "tasks": tasks.TASKS,
-        "optimizers": optim.OPTIMIZERS,
-        "schedules": schedules.SCHEDULES,
-        "augmentation": augment.AUGMENTS,
-        "data": data.DATASETS,
-    }
-    for kind, table in tables.items():
-        names = set(re.findall(r"`(\w+)`", listed[kind]))
-        for before, choices, after in re.findall(r"`(\w+)\{([\w,]+)\}(\w*)`", listed[kind]):
-            names |= {f"{before}{choice}{after}" for choice in choices.split(",")}
-        assert set(table) <= names, kind
-    assert zoo.__doc__
+
+def test_links_in_the_readme_lead_somewhere():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link.replace("\\", "")).exists(), link

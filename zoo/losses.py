@@ -68,18 +68,22 @@ def overlaps(logits, label, weight=None, *, alpha: float, beta: float):
 
 
 def cross_entropy(logits, label, weight=None, *, label_smoothing: float = 0.0):
-    """The weighted mean over the pixels, sum w l / sum w (Ronneberger et al. 2015, equation 1, has the sum)."""
+    """-log p of the label: the weighted mean over the pixels, sum w l / sum w.
+
+    Ronneberger et al. 2015, equation 1, has the sum.
+    """
     return weighted_mean(cross_entropy_map(logits, label, label_smoothing=label_smoothing), weight)
 
 
 def focal(logits, label, weight=None, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None):
-    """The weighted mean of `focal_map` over the pixels."""
+    """-alpha_t (1 - p_t)^gamma log p_t: the weighted mean of `focal_map` over the pixels (Lin et al. 2017)."""
     return weighted_mean(focal_map(logits, label, gamma=gamma, alpha=alpha), weight)
 
 
 def tversky(logits, label, weight=None, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0):
-    """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes (Salehi et al. 2017,
-    arXiv:1706.05721, equation 3); beta > alpha prefers a false alarm to a miss.
+    """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes (Salehi et al. 2017).
+
+    arXiv:1706.05721, equation 3; beta > alpha prefers a false alarm to a miss.
 
     Args:
       smooth: in pixels; keeps the quotient defined, and near 1 for a class that the batch does not have.
@@ -98,8 +102,10 @@ def dice(logits, label, weight=None, *, smooth: float = 1.0):
 
 
 def jaccard(logits, label, weight=None, *, smooth: float = 1.0):
-    """1 - intersection / union (Rahman & Wang 2016): Tversky with 1 and 1; of one class, dice / (2 - dice) in terms of
-    the coefficients."""
+    """1 - intersection / union (Rahman & Wang 2016): Tversky with 1 and 1.
+
+    Of one class, dice / (2 - dice) in terms of the coefficients.
+    """
     return tversky(logits, label, weight, alpha=1.0, beta=1.0, smooth=smooth)
 
 

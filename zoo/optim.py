@@ -22,6 +22,7 @@ Rule = Callable[..., optax.GradientTransformation]
 
 
 def sgd(decay, *, momentum: float = 0.0, nesterov: bool = False):
+    """Stochastic gradient descent, with classical or Nesterov momentum."""
     if nesterov and not momentum:
         raise UserError("optim: nesterov needs a momentum; set optim.momentum, for example 0.9")
     trace = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
@@ -29,21 +30,25 @@ def sgd(decay, *, momentum: float = 0.0, nesterov: bool = False):
 
 
 def adam(decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, nesterov: bool = False):
+    """Adaptive moments (Kingma & Ba 2015); weight decay is added to the gradient."""
     return optax.chain(decay, optax.scale_by_adam(b1, b2, eps, nesterov=nesterov))
 
 
 def adamw(decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, nesterov: bool = False):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps, nesterov=nesterov), decay)
 
 
 def rmsprop(
     decay, *, rho: float = 0.9, eps: float = 1e-8, centered: bool = False, momentum: float = 0.0, nesterov: bool = False
 ):
+    """Gradients over the root of a running mean of their squares (Tieleman & Hinton 2012)."""
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     return optax.chain(decay, scale(decay=rho, eps=eps), sgd(optax.identity(), momentum=momentum, nesterov=nesterov))
 
 
 def adagrad(decay, *, initial_accumulator: float = 0.1, eps: float = 1e-7):
+    """Gradients over the root of the sum of all their squares (Duchi et al. 2011)."""
     return optax.chain(decay, optax.scale_by_rss(initial_accumulator, eps))
 
 

@@ -19,6 +19,7 @@ Schedule = Callable  # int step -> float rate
 
 
 def constant(lr: float, steps: int) -> Schedule:
+    """`lr` all the time."""
     return optax.constant_schedule(lr)
 
 

@@ -30,12 +30,12 @@ CODES = {
 
 
 def morse(data_dir=None) -> Source:
-    """The baseline: features float32 [N, 64, 1] in 0..1 (for `convnet1d`; an `mlp` flattens them)."""
+    """Morse code, the baseline: features float32 [N, 64, 1] in 0..1 (for `convnet1d`; an `mlp` flattens them)."""
     return generate()
 
 
 def morse_difficult(data_dir=None) -> Source:
-    """The difficult set."""
+    """Morse code with short dashes, shifts and noise: the difficult set."""
     return generate(shortest_dash=3, shift=True, noise=4.0)
 
 

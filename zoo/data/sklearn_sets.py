@@ -21,7 +21,7 @@ def digits(data_dir=None) -> Source:
     return Source({"image": images, "label": labels}, class_names=tuple(map(str, bunch.target_names)))
 
 
-def _features(loader: str) -> Callable[..., Source]:
+def _features(loader: str, about: str) -> Callable[..., Source]:
     def load(data_dir=None) -> Source:
         bunch = _bunch(loader)
         features = bunch.data.astype(np.float32)
@@ -31,10 +31,11 @@ def _features(loader: str) -> Callable[..., Source]:
         arrays = {"feature": features, "label": bunch.target.astype(np.int32)}
         return Source(arrays, class_names=tuple(map(str, bunch.target_names)), feature_names=names)
 
+    load.__doc__ = about
     return load
 
 
-iris = _features("load_iris")  # 150 rows, 4 features, 3 classes (Fisher 1936)
-wine = _features("load_wine")  # 178 rows, 13 features, 3 classes
-breast_cancer = _features("load_breast_cancer")  # 569 rows, 30 features, 2 classes
-diabetes = _features("load_diabetes")  # 442 rows, 10 features, a real target (Efron et al. 2004)
+iris = _features("load_iris", "150 rows, 4 features, 3 classes (Fisher 1936).")
+wine = _features("load_wine", "178 rows, 13 features, 3 classes.")
+breast_cancer = _features("load_breast_cancer", "569 rows, 30 features, 2 classes.")
+diabetes = _features("load_diabetes", "442 rows, 10 features, a real target (Efron et al. 2004).")

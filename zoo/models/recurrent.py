@@ -35,18 +35,21 @@ class Cell(NamedTuple):
 
 
 def _lstm(carry, input_BG, recurrent_BG):
+    """Long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
     i, f, g, o = jnp.split(input_BG + recurrent_BG, 4, axis=-1)
     c = nn.sigmoid(f) * carry["c"] + nn.sigmoid(i) * jnp.tanh(g)
     return {"h": nn.sigmoid(o) * jnp.tanh(c), "c": c}
 
 
 def _gru(carry, input_BG, recurrent_BG):
+    """Gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in PyTorch and cuDNN."""
     (xr, xu, xn), (hr, hu, hn) = (jnp.split(part, 3, axis=-1) for part in (input_BG, recurrent_BG))
     update, new = nn.sigmoid(xu + hu), jnp.tanh(xn + nn.sigmoid(xr + hr) * hn)
     return {"h": (1 - update) * new + update * carry["h"]}
 
 
 def _rnn(carry, input_BG, recurrent_BG):
+    """tanh of both products (Elman 1990)."""
     return {"h": jnp.tanh(input_BG + recurrent_BG)}
 
 

@@ -1,0 +1,107 @@
+"""Every thing that a setting can name, by kind, with one line that says what it is.
+
+python scripts/list.py                      # all of them
+python scripts/list.py --kind=schedules     # one kind
+python scripts/list.py --markdown           # the table in the README
+python scripts/list.py --write              # the same, written into the README
+"""
+
+import functools
+import inspect
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from zoo import activations, cli, data, initializers, losses, models, optim, schedules, tasks
+from zoo.data import augment, tfds_source
+from zoo.data import folder as image_folder
+from zoo.errors import UserError, lookup
+from zoo.models import recurrent
+from zoo.run_folder import write_atomically
+from zoo.tasks import segmentation
+
+README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+MARKS = ("<!-- list -->", "<!-- end of list -->")
+
+
+class Kind(NamedTuple):
+    setting: str  # what takes one of the names
+    table: Mapping[str, Any]  # name -> what it stands for: its docstring says what that is
+
+
+KINDS: dict[str, Kind] = {
+    "models": Kind("model.name", {name: type(make()) for name, make in models.MODELS.items()}),
+    "cells": Kind("model.cell", recurrent.CELLS),
+    "activations": Kind("model.activation", activations.ACTIVATIONS),
+    "initializers": Kind("model.kernel_init", initializers.INITIALIZERS),
+    "tasks": Kind("task.name", tasks.TASKS),
+    "losses of segmentation": Kind(
+        "task.loss", {name: getattr(losses, name) for name in (*segmentation.PIXEL_LOSSES, *segmentation.REGION_LOSSES)}
+    ),
+    "data sets": Kind(
+        "data.name",
+        data.DATASETS
+        | data.TEXTS
+        | {f"{kind}:<path>": load for kind, load in data.TEXT_KINDS.items()}
+        | {"grammar": data.grammar, "words:<path>": data.corpus.sentences}
+        | {"folder:<path>": image_folder.load, "tfds:<name>": tfds_source.load},
+    ),
+    "augmentations": Kind("data.augment", augment.AUGMENTS),
+    "optimizers": Kind("optim.name", optim.OPTIMIZERS),
+    "schedules": Kind("schedule.name", schedules.SCHEDULES),
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("kind", None, "Only this kind.")
+flags.DEFINE_bool("markdown", False, "The table in the README: the names, without what they are.")
+flags.DEFINE_bool("write", False, "Write that table into the README.")
+
+
+def describe(thing: Any) -> str:
+    """The first line of the docstring of what a table holds; of a tuple, that of the function in it."""
+    while isinstance(thing, functools.partial | tuple):
+        thing = thing.func if isinstance(thing, functools.partial) else next(filter(callable, thing))
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def listing(kinds: Mapping[str, Kind]) -> str:
+    """A heading per kind, then a line per name."""
+    lines = []
+    for kind, (setting, table) in kinds.items():
+        lines += ["", f"{kind} (config.{setting})"]
+        width = max(map(len, table))
+        lines += [f"  {name:{width}}  {describe(thing)}" for name, thing in table.items()]
+    return "\n".join(lines[1:])
+
+
+def markdown(kinds: Mapping[str, Kind]) -> str:
+    """A row per kind."""
+    rows = [
+        f"| {kind} | `{setting}` | {', '.join(f'`{name}`' for name in table)} |"
+        for kind, (setting, table) in kinds.items()
+    ]
+    return "\n".join(["| kind | setting | names |", "|---|---|---|", *rows])
+
+
+def replaced(text: str, table: str) -> str:
+    """`text` with `table` in place of what stands between MARKS."""
+    start, end = (text.find(mark) for mark in MARKS)
+    if not 0 <= start < end:
+        raise UserError(f"{README} has no {MARKS[0]} and {MARKS[1]} after it, to put the table between")
+    return f"{text[:start]}{MARKS[0]}\n{table}\n{text[end:]}"
+
+
+def main(overrides):
+    if overrides:
+        raise UserError("scripts/list.py has no --config settings")
+    kinds = {FLAGS.kind: lookup("kind", FLAGS.kind, KINDS)} if FLAGS.kind else KINDS
+    if FLAGS.write:
+        write_atomically(README, replaced(README.read_text(), markdown(KINDS)))
+    else:
+        print((markdown if FLAGS.markdown else listing)(kinds))
+
+
+if __name__ == "__main__":
+    cli.run(main)
