@@ -45,6 +45,62 @@ def test_cosine(end):
     compare(make("cosine", end=end), lambda t: cosine(t, 100, end=end))
 
 
+@pytest.mark.parametrize("over", [{"over_epochs": 4}, {"over_percent": 40}])
+def test_linear_to_a_floor_before_the_end(over):
+    compare(make("linear", end=0.1, **over), lambda t: LR * max(1 - 0.9 * t / 40, 0.1))
+
+
+@pytest.mark.parametrize("power, end", [(0.9, 0.0), (2.0, 0.1), (1.0, 0.25), (0.5, 0.0)])
+def test_polynomial(power, end):
+    compare(make("polynomial", power=power, end=end), lambda t: LR * (end + (1 - end) * (1 - t / 100) ** power))
+
+
+def test_polynomial_defaults_and_length():
+    compare(make("polynomial"), lambda t: LR * (1 - t / 100) ** 0.9)
+    compare(make("polynomial", over_steps=30, end=0.2), lambda t: LR * (0.2 + 0.8 * max(1 - t / 30, 0) ** 0.9))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 9.0, 99.0])
+def test_fractional_ends_at_its_share_in_a_run_of_any_length(decay):
+    for steps in (100, 250):
+        compare(make("fractional", steps, decay=decay), lambda t, n=steps: LR / (1 + decay * t / n), steps)
+        assert float(make("fractional", steps, decay=decay)(steps)) == pytest.approx(LR / (1 + decay))
+
+
+def test_rsqrt():
+    compare(make("rsqrt", timescale_steps=16), lambda t: LR * math.sqrt(16 / (16 + t)))
+
+
+def test_rsqrt_after_a_warmup_of_its_timescale_is_that_of_the_transformer():
+    """Vaswani et al. 2017, eq. 3, with its constants taken into the peak: min(t / w, sqrt(w / t))."""
+    schedule = make("rsqrt", timescale_steps=20, warmup_steps=20)
+    compare(schedule, lambda t: LR * min(t / 20, math.sqrt(20 / t)) if t else 0)
+
+
+TAILS = {  # of the share x of the decay that is over, to a floor e
+    "linear": lambda x, e: 1 - (1 - e) * x,
+    "cosine": lambda x, e: e + (1 - e) * (1 + math.cos(math.pi * x)) / 2,
+    "sqrt": lambda x, e: e + (1 - e) * (1 - math.sqrt(x)),
+    "exponential": lambda x, e: e**x,
+}
+
+
+@pytest.mark.parametrize("shape", TAILS)
+@pytest.mark.parametrize("end", [0.25, None])
+@pytest.mark.parametrize("decay", [40, 100, 1])
+def test_warmup_stable_decay(shape, end, decay):
+    floor = end or (0.1 if shape == "exponential" else 0.0)
+    schedule = make("warmup_stable_decay", decay_steps=decay, shape=shape, end=end)
+    compare(schedule, lambda t: LR * TAILS[shape](max(t - (100 - decay), 0) / decay, floor))
+    assert float(schedule(100)) == pytest.approx(LR * floor, abs=1e-7)
+
+
+def test_warmup_stable_decay_in_its_three_parts():
+    schedule = make("warmup_stable_decay", 120, warmup_steps=20, decay_percent=30)  # of the 100 that are left
+    compare(schedule, lambda t: LR * min(t / 20, 1, (120 - t) / 30), 120)
+    compare(make("warmup_stable_decay"), lambda t: LR * min(1, (100 - t) / 20))  # the default: linear over 20 %
+
+
 def test_exponential():
     compare(make("exponential", end=0.02), lambda t: LR * 0.02 ** (t / 100))
 
@@ -126,12 +182,19 @@ def test_one_cycle_defaults():
     compare(make("one_cycle"), lambda t: one_cycle(t, 100, 30, 0.04, 1e-4))
 
 
-CYCLES = {"cyclical": {"cycle_steps": 16}, "cosine_restarts": {"cycle_steps": 16}}
+LENGTHS = {
+    "cyclical": {"cycle_steps": 16},
+    "cosine_restarts": {"cycle_steps": 16},
+    "rsqrt": {"timescale_steps": 16},
+    "warmup_stable_decay": {"decay_steps": 16},
+    "linear": {"over_steps": 16},
+    "polynomial": {"over_steps": 16},
+}
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_warmup_is_a_line_in_front_of_the_whole_schedule(name):
-    options = CYCLES.get(name, {})
+    options = LENGTHS.get(name, {})
     found, bare = rates(make(name, warmup_steps=20, **options)), rates(make(name, 80, **options), 80)
     np.testing.assert_allclose(found[20:], bare, rtol=1e-6)
     np.testing.assert_allclose(found[:20], bare[0] * np.arange(20) / 20, rtol=1e-5)  # continuous at step 20
@@ -142,12 +205,14 @@ def test_warmup_in_other_units(warmup):
     np.testing.assert_array_equal(rates(make("cosine", **warmup)), rates(make("cosine", warmup_steps=20)))
 
 
-@pytest.mark.parametrize("name", CYCLES)
-def test_the_units_of_a_cycle_agree(name):
-    by_steps = rates(make(name, cycle_steps=20))
-    for other in ({"cycle_epochs": 2}, {"cycle_examples": 80}, {"cycle_percent": 20}):
-        np.testing.assert_array_equal(rates(make(name, **other)), by_steps)
-    assert not np.allclose(rates(make(name, cycle_epochs=3)), by_steps)
+@pytest.mark.parametrize("name", LENGTHS)
+def test_the_units_of_a_length_agree(name):
+    ((key, _),) = LENGTHS[name].items()
+    stem = key.removesuffix("_steps")
+    by_steps = rates(make(name, **{f"{stem}_steps": 20}))
+    for unit, amount in {"epochs": 2, "examples": 80, "percent": 20}.items():
+        np.testing.assert_array_equal(rates(make(name, **{f"{stem}_{unit}": amount})), by_steps)
+    assert not np.allclose(rates(make(name, **{f"{stem}_epochs": 3})), by_steps)
 
 
 def test_unset_options_are_defaults():
@@ -170,6 +235,25 @@ def test_unset_options_are_defaults():
         ("cyclical", {"cycle_steps": 2, "cycle_epochs": 2}, r"two durations for one thing"),
         ("cyclical", {"cycle_steps": 9, "policy": "triangle"}, r"unknown cyclical policy 'triangle'; did you mean"),
         ("cosine_restarts", {"cycle_steps": 9, "length_mult": 0.5}, r"schedule\.length_mult is 0\.5"),
+        ("cyclical", {"cycle_steps": 9, "gamma": 0.9}, r"schedule\.gamma belongs to policy 'exp_range', not to 'tri"),
+        ("cyclical", {"cycle_steps": 9, "policy": "exp_range", "gamma": 1.1}, r"schedule\.gamma is 1\.1; .*\(0, 1\]"),
+        ("cyclical", {"cycle_steps": 9, "base": -0.1}, r"schedule\.base is -0\.1; it must be zero or more"),
+        ("cosine_restarts", {"cycle_steps": 9, "peak_mult": -1}, r"schedule\.peak_mult is -1"),
+        ("linear", {"end": -0.1}, r"schedule\.end is -0\.1; it must be zero or more"),
+        ("cosine", {"end": -0.1}, r"schedule\.end is -0\.1"),
+        ("linear", {"over": 5}, r"linear has no option 'over'; known: end, over_epochs"),
+        ("linear", {"over_steps": 0}, r"over_steps is 0; it must be at least 1 step"),
+        ("polynomial", {"end": -0.1}, r"schedule\.end is -0\.1"),
+        ("polynomial", {"power": 0}, r"schedule\.power is 0; it must be positive"),
+        ("fractional", {"decay": -1}, r"schedule\.decay is -1; it must be zero or more"),
+        ("fractional", {"decay_steps": 5}, r"fractional has no option 'decay_steps'; did you mean 'decay'"),
+        ("rsqrt", {}, r"rsqrt needs timescale_steps, timescale_epochs or timescale_percent"),
+        ("warmup_stable_decay", {"decay_steps": 101}, r"the decay of 101 steps does not fit into the 100 after"),
+        ("warmup_stable_decay", {"decay_steps": 90, "warmup_steps": 20}, r"decay of 90 steps does not fit into the 80"),
+        ("warmup_stable_decay", {"shape": "cosin"}, r"unknown decay shape 'cosin'; did you mean 'cosine'"),
+        ("warmup_stable_decay", {"shape": "exponential", "end": 0}, r"schedule\.end is 0; an exponential never"),
+        ("warmup_stable_decay", {"shape": "sqrt", "end": -1}, r"schedule\.end is -1"),
+        ("step", {"factor": -1}, r"schedule\.factor is -1; it must be zero or more"),
         ("cosine", {"warmup_steps": -1}, r"config\.schedule\.warmup_steps is -1"),
         ("cosine", {"warmup_steps": 100}, r"the warmup of 100 steps leaves nothing of the 100 steps"),
         ("step", {"at": (0, 50)}, r"schedule\.at is \(0, 50\)"),
