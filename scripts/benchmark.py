@@ -1,6 +1,6 @@
 """How fast the zoo is, and what it costs: measured on the CPU of this machine, beside PyTorch and Keras where asked.
 
-    python scripts/benchmark.py loop models         # or: loop, memory, start, models, conv, keras, all
+    python scripts/benchmark.py loop models         # or: loop, memory, start, models, conv, keras, lstm, words, all
     python scripts/benchmark.py loop --quick        # does it run at all? no figures to believe
 
 loop     the training loop beside the bare compiled step, in one process: it may cost 3 %
@@ -10,9 +10,11 @@ models   training steps and evaluation of every family beside the same network b
          in PyTorch, eager and compiled: MLP 1.8 times as fast, LeNet 0.8, ResNet-20 0.6, U-Net 0.9
 conv     formulations of convolutions, up-convolutions and batch normalization, on their own and in a `lax.scan`
 keras    whole epochs beside Keras `fit` on the jax backend: 1.3 times as fast
+lstm     training steps of word language models beside torch.nn.LSTM, hidden 200, 650 and 1500: as fast
+words    whole trainings of skip-gram (2 times as fast) and CBOW (as fast) beside gensim, and how good their vectors are
 
 Prints Markdown tables, and keeps the results in benchmarks/<machine>.json with the date, the versions and whether
-the machine was idle. PyTorch and Keras: pip install -e '.[bench]'.
+the machine was idle. PyTorch, Keras and gensim: pip install -e '.[bench]'.
 """
 
 import argparse
@@ -32,13 +34,12 @@ from typing import Any
 from benchmark_cases import CASES, LAYERS, REPEATS, Case
 from benchmark_harness import MIN_WINDOWS, compare, machine_name, merge, provenance, wait_until_idle
 from benchmark_report import markdown, target
+from benchmark_sequences import ON_CPU, Results, lstm, words
 from benchmark_worker import ROOT, UnavailableError, Worker, WorkerError
 
 SCRIPTS = pathlib.Path(__file__).parent
 MNIST = ("mlp", "lenet5")  # what `loop` and `keras` measure
 BARE, LAST, COMPILED = "bare flax", "torch channels_last", "torch compile"
-ON_CPU = {"JAX_PLATFORMS": "cpu"}  # as PyTorch is, and as the name of the machine says
-Results = Iterator[tuple[str, dict[str, Any]]]  # case -> what was found, plain data
 
 
 def engine(name: str, model: str, folder: str, **options) -> Worker:
@@ -217,7 +218,10 @@ def keras(options) -> Results:
         yield f"{model}, epoch", result | {"targets": [target("keras fit / zoo", ratio, at_least=1.3)]}
 
 
-SUBCOMMANDS = {"loop": loop, "memory": memory, "start": start, "models": models, "conv": conv, "keras": keras}
+SUBCOMMANDS = {
+    "loop": loop, "memory": memory, "start": start, "models": models, "conv": conv, "keras": keras, "lstm": lstm,
+    "words": words,
+}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):

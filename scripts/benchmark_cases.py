@@ -56,6 +56,37 @@ def synthetic(case: Case, dtype: str = "float32"):
     return inputs, rng.integers(0, case.classes, shape[: 3 if case.per_pixel else 1], np.int32)
 
 
+class LanguageModel(NamedTuple):
+    """A word language model of Zaremba et al. 2014: two LSTM layers, SGD, gradients clipped by their global norm."""
+
+    width: int
+    length: int  # steps of a window
+    dropout: float = 0.0
+    batch_size: int = 20
+    words: int = 10_000  # of the vocabulary
+    clip: float = 0.25
+    windows: int = 50  # of the text, which is random
+
+    @property
+    def parameters(self) -> int:
+        layer = 4 * self.width * (2 * self.width + 2)  # with two biases, as PyTorch has it
+        return 2 * self.width * self.words + self.words + 2 * layer
+
+    def text(self):
+        """Words int32 [batch_size, windows * length + 1]: one stream per row."""
+        import numpy as np
+
+        shape = (self.batch_size, self.windows * self.length + 1)
+        return np.random.default_rng(0).integers(0, self.words, shape, np.int32)
+
+
+LANGUAGE_MODELS = {
+    "hidden 200": LanguageModel(200, 20),
+    "hidden 650": LanguageModel(650, 35, dropout=0.5),
+    "hidden 1500": LanguageModel(1500, 35, dropout=0.65),
+}
+SMALLEST_LANGUAGE_MODEL = LanguageModel(8, 4, batch_size=4, words=20, windows=3)
+
 REPEATS = 4  # applications of a layer in a step of `benchmark.py conv`
 
 

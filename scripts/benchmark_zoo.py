@@ -19,7 +19,7 @@ from benchmark_worker import rss_mb, serve
 
 from zoo import loop, report
 from zoo.console import Display
-from zoo.run import prepare
+from zoo.run import Run, prepare
 from zoo.run_folder import RunFolder
 
 
@@ -52,49 +52,9 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
         config.update(settings)
         return prepare(config, source)
 
-    class NoCheckpoints:
-        steps = staticmethod(list)
-        restore = save = wait = staticmethod(lambda *_: None)
-
     run = run_of(source, total_steps=10**9)  # nothing but the order of the steps depends on the length
     parameters = sum(x.size for x in jax.tree.leaves(run.shapes[0].params))
     assert parameters == case.parameters, f"{parameters} parameters"
-    seed = jax.device_put(np.uint32(0), jax.tree.leaves(run.shapes)[0].sharding)
-
-    def compiled_step(fetch):
-        state, window, _ = loop._start(run, NoCheckpoints(), None)
-        numbers = itertools.count()
-
-        def side(steps: int) -> float:
-            nonlocal state, window
-            started = time.perf_counter()
-            for step in itertools.islice(numbers, steps):
-                before = window
-                state, window = run.train_step(state, window, fetch(step), seed)
-                # As the loop does where it logs. Never to wait makes the MLP's steps 4 % slower (a long queue of
-                # them needs more memory), and would flatter the loop.
-                if step % run.log_every == 0:
-                    jax.block_until_ready(before)
-            jax.block_until_ready(state)
-            return time.perf_counter() - started
-
-        return side
-
-    def whole_loop(file, *, all_in: bool = False):
-        state, window, _ = loop._start(run, NoCheckpoints(), None)
-        folder = RunFolder(tempfile.mkdtemp())
-        folder.start(0)
-
-        def side(steps: int) -> float:
-            nonlocal state
-            part, watch = run._replace(total_steps=int(state.step) + steps), report.Stopwatch()
-            started = time.perf_counter()
-            with Display(part, int(state.step), file) as display:
-                state, _ = loop._train(part, folder, NoCheckpoints(), loop.Signals(), display, watch, state, window)
-            taken = time.perf_counter() - started
-            return taken if all_in else watch.seconds["train"] + watch.seconds["compile"]
-
-        return side
 
     def epochs(count: int) -> float:
         return all_in(count * run.dataset.meta["steps_per_epoch"])
@@ -131,16 +91,66 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
         return found
 
     first = run.dataset.train.fetch(0)
-    all_in = _later(lambda: whole_loop(io.StringIO(), all_in=True))
+
+    def looped(make_file, **options):
+        return _later(lambda: whole_loop(run, RunFolder(tempfile.mkdtemp()), make_file(), **options))
+
+    all_in = looped(io.StringIO, all_in=True)
     return {
-        "train": _later(lambda: compiled_step(run.dataset.train.fetch)),
-        "bare": _later(lambda: compiled_step(lambda step: first)),
-        "loop": _later(lambda: whole_loop(io.StringIO())),
-        "bar": _later(lambda: whole_loop(_terminal())),
+        "train": _later(lambda: compiled_step(run, run.dataset.train.fetch)),
+        "bare": _later(lambda: compiled_step(run, lambda step: first)),
+        "loop": looped(io.StringIO),
+        "bar": looped(_terminal),
         "epochs": epochs,
         "eval": _later(evaluation),
         "memory": memory,
     }
+
+
+class NoCheckpoints:
+    steps = staticmethod(list)
+    restore = save = wait = staticmethod(lambda *_: None)
+
+
+def compiled_step(run: Run, fetch):
+    """The compiled training step of `run` in a `for` loop, as a side."""
+    state, window, _ = loop._start(run, NoCheckpoints(), None)
+    seed = jax.device_put(np.uint32(run.config.seed), jax.tree.leaves(run.shapes)[0].sharding)
+    numbers = itertools.count()
+
+    def side(steps: int) -> float:
+        nonlocal state, window
+        started = time.perf_counter()
+        for step in itertools.islice(numbers, steps):
+            before = window
+            state, window = run.train_step(state, window, fetch(step), seed)
+            # As the loop does where it logs. Never to wait makes the MLP's steps 4 % slower (a long queue of
+            # them needs more memory), and would flatter the loop.
+            if step % run.log_every == 0:
+                jax.block_until_ready(before)
+        jax.block_until_ready(state)
+        return time.perf_counter() - started
+
+    return side
+
+
+def whole_loop(run: Run, folder: RunFolder, file, *, all_in: bool = False):
+    """The zoo's whole loop without checkpoints, as a side; `side.state` is where it stands."""
+    state, window, _ = loop._start(run, NoCheckpoints(), None)
+    folder.start(0)
+
+    def side(steps: int) -> float:
+        part, watch = run._replace(total_steps=int(side.state.step) + steps), report.Stopwatch()
+        started = time.perf_counter()
+        with Display(part, int(side.state.step), file) as display:
+            side.state, _ = loop._train(
+                part, folder, NoCheckpoints(), loop.Signals(), display, watch, side.state, window
+            )
+        taken = time.perf_counter() - started
+        return taken if all_in else watch.seconds["train"] + watch.seconds["compile"]
+
+    side.state = state
+    return side
 
 
 def _later(make):

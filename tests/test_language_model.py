@@ -204,6 +204,8 @@ def test_mistakes(mesh):
     ):
         with pytest.raises(UserError, match=line):
             prepared(mesh, source(), **changed)
+    with pytest.raises(UserError, match="'walk': its vocabulary has neither '<eos>'"):
+        prepared(mesh, source()._replace(vocab=tuple("abcdefgh")))
     with pytest.raises(UserError, match="LeNet5 has no state to carry on; use model lstm_lm"):
         zoo.run.prepare(recipe(model__name="lenet5"), source())
     with pytest.raises(UserError, match="data set 'digits' is no running text"):

@@ -34,11 +34,17 @@ def make(options: Mapping[str, Any], source: Source, *, mesh: Mesh, keep: bool) 
       keep: the text lives on the devices.
 
     Raises:
-      UserError: a text that has no window for each stream.
+      UserError: a text that has no window for each stream, or a vocabulary without an end of line.
     """
     vocab, length, batch_size = source.vocab, options["length"], options["batch_size"]
     unit = "word" if text.EOS in vocab else "character"
-    texts = _split(source, options["validation"], options["test"], vocab.index(text.EOS if unit == "word" else "\n"))
+    boundary = text.EOS if unit == "word" else "\n"
+    if boundary not in vocab:
+        raise UserError(
+            f"data set {options['name']!r}: its vocabulary has neither {text.EOS!r} (words) nor '\\n' (characters), "
+            "the token before the first one"
+        )
+    texts = _split(source, options["validation"], options["test"], vocab.index(boundary))
     tokens = {name: len(part) - 1 for name, part in texts.items()}
     windows = tokens["train"] // batch_size // length
     if not windows:
