@@ -25,7 +25,8 @@ flags.DEFINE_string(
     "save", None, "Write the vectors: .bin, .txt, or GloVe where the name has 'glove'; .gz to compress."
 )
 flags.DEFINE_string("projector", None, "Write vectors.tsv and metadata.tsv into this folder.")
-flags.DEFINE_string("picture", None, "Write a PNG of the words of --draw on two principal components.")
+flags.DEFINE_string("picture", None, "Write a PNG of the words of --draw as points on a plane.")
+flags.DEFINE_string("layout", "pca", "How --picture places them: pca (principal components) or tsne.")
 flags.DEFINE_list("draw", [], "Words of --picture; default: the 100 most frequent.")
 
 
@@ -36,8 +37,9 @@ def main(overrides):
         raise UserError("give the vectors: either --vectors=<file> or --run=<folder>")
     if FLAGS.limit is not None and FLAGS.run:
         raise UserError("--limit goes with --vectors")
-    if FLAGS.draw and not FLAGS.picture:
-        raise UserError("--draw needs --picture=<file>")
+    for flag in ("draw", "layout"):
+        if FLAGS[flag].present and not FLAGS.picture:
+            raise UserError(f"--{flag} needs --picture=<file>")
     vectors = words.from_run(FLAGS.run) if FLAGS.run else words.load(FLAGS.vectors, limit=FLAGS.limit)
     print(f"{len(vectors.words):,} words, {vectors.table.shape[1]} features")
     if FLAGS.positive or FLAGS.negative:
@@ -63,7 +65,7 @@ def main(overrides):
         words.projector(FLAGS.projector, vectors)
         print(f"wrote {FLAGS.projector}")
     if FLAGS.picture:
-        words.picture(vectors, FLAGS.picture, words=FLAGS.draw)
+        words.picture(vectors, FLAGS.picture, words=FLAGS.draw, layout=FLAGS.layout)
         print(f"wrote {FLAGS.picture}")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from zoo import words
 from zoo.errors import UserError
 from zoo.words import Vectors
-from zoo.words.vectors import principal
+from zoo.words.vectors import neighbours, principal
 
 VECTORS = Vectors(
     ("king", "queen", "man", "woman", "Äpfel"),
@@ -100,6 +100,24 @@ def test_picture(tmp_path):
     assert np.asarray(Image.open(tmp_path / "v.png").convert("L")).min() < 100  # something is drawn
     with pytest.raises(UserError, match="needs at least 2 words"):
         words.picture(VECTORS, tmp_path / "v.png", words=["king"])
+
+
+def test_neighbours_stay_together(tmp_path):
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(10, 3)))[0].T  # of three groups of words
+    rows = np.repeat(directions, 8, 0) * rng.uniform(1, 9, (24, 1)) + rng.normal(0, 0.02, (24, 10))
+    places = neighbours(rows)
+    distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.diag(np.full(24, np.inf))
+    assert (distance.argmin(1) // 8 == np.arange(24) // 8).all()
+    np.testing.assert_array_equal(places, neighbours(rows))
+    assert neighbours(rows[:2]).shape == (2, 2)
+    made = []
+    for layout in ("pca", "tsne"):
+        words.picture(VECTORS, tmp_path / "v.png", layout=layout)
+        made.append((tmp_path / "v.png").read_bytes())
+    assert made[0] != made[1]
+    with pytest.raises(UserError, match=r"unknown layout of a picture 'tsn'.*did you mean 'tsne'"):
+        words.picture(VECTORS, tmp_path / "v.png", layout="tsn")
 
 
 def test_principal_components():

@@ -2,12 +2,12 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError, did_you_mean, lookup
 
 
 class Vectors(NamedTuple):
@@ -65,14 +65,22 @@ def variables(vectors: Vectors, words: Sequence[str], fresh: dict) -> dict:
     return {**fresh, "params": params}
 
 
-def picture(vectors: Vectors, path: str | pathlib.Path, *, words: Sequence[str] = (), top: int = 100) -> None:
-    """Writes a PNG of `words` (default: the first `top`) on their two principal components, each with its name."""
+def picture(
+    vectors: Vectors, path: str | pathlib.Path, *, words: Sequence[str] = (), top: int = 100, layout: str = "pca"
+) -> None:
+    """Writes a PNG of words as points on a plane, each with its name.
+
+    Args:
+      words: which; default: the first `top`.
+      layout: a name of LAYOUTS.
+    """
     from matplotlib.figure import Figure
 
+    project = lookup("layout of a picture", layout, LAYOUTS)
     chosen = [vectors.row(w) for w in words] or list(range(min(top, len(vectors.words))))
     if len(chosen) < 2 or vectors.table.shape[1] < 2:
         raise UserError("a picture needs at least 2 words with vectors of at least 2 numbers")
-    places = principal(vectors.unit()[chosen])
+    places = project(vectors.unit()[chosen])
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots()
     axes.scatter(*places.T, s=4)
@@ -87,3 +95,15 @@ def principal(rows: np.ndarray) -> np.ndarray:
     directions = np.linalg.svd(rows, full_matrices=False)[2][:2]
     signs = np.sign(np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1))
     return rows @ (directions * signs).T
+
+
+def neighbours(rows: np.ndarray) -> np.ndarray:
+    """t-SNE (van der Maaten & Hinton 2008), [N, 2]: near stays near; starts at the principal components, as cosines
+    count for words. Perplexity 30, less where there are few words."""
+    from sklearn.manifold import TSNE  # takes a second
+
+    perplexity = min(30, (len(rows) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(rows)
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pca": principal, "tsne": neighbours}
