@@ -91,6 +91,35 @@ def test_inline_commands(clone):
     assert (clone / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_words_example(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    train = "python train.py --config configs/skipgram_grammar.py"
+    ask = "python scripts/words.py --run=runs/skipgram_grammar --positive=paris,italy --negative=france"
+    answers = []
+    for command in (train, ask):
+        assert f"`{command}`" in README
+        answers.append(run(command, clone))
+        assert answers[-1].returncode == 0, answers[-1].stderr
+    assert answers[1].stdout.splitlines()[1].split()[1] == "rome"
+    (example,) = (block for block in blocks("python") if "zoo.words" in block)
+    names = {}
+    exec(example, names)
+    assert names["best"] == "rome"
+    assert names["zoo"].words.load("vectors.bin").words == names["vectors"].words
+
+
+def test_writing_on(clone, shared_data):
+    small = "--config.model.width=8 --config.total_steps=2 --config.eval_every_steps=2"
+    done = run(f"python train.py --config configs/shakespeare_lstm.py {small}", clone)
+    assert done.returncode == 0, done.stderr
+    command = 'python scripts/generate.py runs/shakespeare_lstm --prompt="ROMEO:"'
+    assert f"`{command}`" in README
+    done = run(command, clone)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ROMEO:")
+    assert len(done.stdout) > 400
+
+
 def test_measuring_a_recipe():
     assert "python scripts/results.py <name> --seeds=3" in README
     settings = [("total_steps", "20")]
