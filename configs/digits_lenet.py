@@ -18,6 +18,6 @@ def get_config():
     config.schedule.update(name="one_cycle")
     config.total_epochs = 60
     config.eval_every_percent = 10
-    config.ema = 0.99
+    config.averaging = {"name": "ema", "decay": 0.99}
     config.task.label_smoothing = 0.05
     return config

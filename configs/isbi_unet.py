@@ -21,5 +21,5 @@ def get_config():
     config.schedule.update(name="one_cycle")
     config.total_steps = 1600
     config.eval_every_percent = 25
-    config.ema = 0.99
+    config.averaging = {"name": "ema", "decay": 0.99}
     return config

@@ -18,6 +18,6 @@ def get_config():
     config.schedule.update(name="one_cycle")
     config.total_epochs = 30
     config.eval_every_percent = 20
-    config.ema = 0.998
+    config.averaging = {"name": "ema", "decay": 0.998}
     config.task.label_smoothing = 0.05
     return config

@@ -18,5 +18,5 @@ def get_config():
     config.schedule.update(name="one_cycle")
     config.total_epochs = 20
     config.eval_every_percent = 20
-    config.ema = 0.998
+    config.averaging = {"name": "ema", "decay": 0.998}
     return config

@@ -14,5 +14,5 @@ def get_config():
     config.optim.update(name="adamw", lr=2e-3, weight_decay=0.1, wd_mults=((".*kernel", 1.0), (".*embedding", 1.0)))
     config.schedule.update(name="cosine", warmup_percent=5)
     config.total_epochs = 8
-    config.ema = 0.99
+    config.averaging = {"name": "ema", "decay": 0.99}
     return config

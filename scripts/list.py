@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from zoo import activations, cli, data, initializers, losses, models, optim, schedules, tasks
+from zoo import activations, averaging, cli, data, initializers, losses, models, optim, schedules, tasks
 from zoo.data import augment, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "augmentations": Kind("data.augment", augment.AUGMENTS),
     "optimizers": Kind("optim.name", optim.OPTIMIZERS),
     "schedules": Kind("schedule.name", schedules.SCHEDULES),
+    "averages of the weights": Kind("averaging.name", averaging.AVERAGES),
 }
 
 FLAGS = flags.FLAGS

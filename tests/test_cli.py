@@ -91,7 +91,7 @@ MISTAKES = [
     (["--config.early_stopping.patience=-1"], "patience is -1"),
     (["--config.early_stopping.monitor=test/loss", "--config.checkpoint.best=0"], "needs the best checkpoint"),
     (["--config.early_stopping.monitor=test/loss", "--config.checkpoint.monitor=test/accuracy"], "its own monitor"),
-    (["--config.ema=1"], "config.ema is 1.0"),
+    (["--config.averaging.name=ema", "--config.averaging.decay=1"], "config.averaging.decay is 1.0;"),
     (["--config.seed=-1"], "config.seed is -1"),
     (["--config.init_from=/nowhere"], "cannot read the weights /nowhere"),
     (["--eval_only"], "has no checkpoint to evaluate"),

@@ -20,8 +20,8 @@ def recipe(tmp_path, body):
     "key, text, value",
     [
         ("seed", "7", 7),
-        ("ema", "0.5", 0.5),
-        ("ema", "0", 0.0),
+        ("data.validation", "0.5", 0.5),
+        ("data.validation", "0", 0.0),
         ("data.name", "iris", "iris"),
         ("data.name", "5", "5"),
         ("model.widths", "(32,16)", (32, 16)),

@@ -160,7 +160,7 @@ def events(workdir):
 
 
 def test_the_learning_rate_and_norms_in_the_log_are_right(tmp_path):
-    config = tiny(total_steps=8, log_every_steps=1, ema=0.0)
+    config = tiny(total_steps=8, log_every_steps=1, averaging__name="none")
     config.optim = {"name": "sgd", "lr": 1e-3}
     config.schedule = {"name": "linear"}
     zoo.train(config, tmp_path)
@@ -174,7 +174,7 @@ def test_the_learning_rate_and_norms_in_the_log_are_right(tmp_path):
 
 
 def test_early_stopping_ends_with_the_best_weights(tmp_path):
-    config = tiny(total_steps=400, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    config = tiny(total_steps=400, optim__lr=0.3, averaging__name="none", eval_every_steps=5)
     config.early_stopping.update(monitor="validation/loss", patience=3)
     report = zoo.train(config, tmp_path)
     history = [(line["step"], line["validation/loss"]) for line in lines(tmp_path) if "validation/loss" in line]
@@ -189,14 +189,14 @@ def test_early_stopping_ends_with_the_best_weights(tmp_path):
 
 
 def test_early_stopping_without_restoring(tmp_path):
-    config = tiny(total_steps=400, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    config = tiny(total_steps=400, optim__lr=0.3, averaging__name="none", eval_every_steps=5)
     config.early_stopping.update(monitor="validation/loss", patience=3, restore_best=False)
     report = zoo.train(config, tmp_path)
     assert report["step"] == lines(tmp_path)[-1]["step"] > report["best"]["step"]
 
 
 def test_eval_only_takes_the_best_checkpoint(tmp_path):
-    config = tiny(total_steps=60, optim__lr=0.3, ema=0.0, eval_every_steps=5)
+    config = tiny(total_steps=60, optim__lr=0.3, averaging__name="none", eval_every_steps=5)
     report = zoo.train(config, tmp_path)
     step, results = zoo.evaluate(config, tmp_path)
     assert step == report["best"]["step"]
@@ -208,7 +208,7 @@ def test_eval_only_takes_the_best_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("keep, best", [(1, 0), (3, 2)])
 def test_how_many_checkpoints_are_kept(tmp_path, keep, best):
-    config = tiny(total_steps=60, ema=0.0, eval_every_steps=6, optim__lr=0.3)
+    config = tiny(total_steps=60, averaging__name="none", eval_every_steps=6, optim__lr=0.3)
     config.checkpoint.update(keep=keep, best=best, monitor="validation/accuracy")
     zoo.train(config, tmp_path)
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
@@ -244,7 +244,7 @@ def test_a_signal_saves_the_step_that_it_interrupts(monkeypatch, tmp_path):
 
 
 def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):
-    config = tiny(total_steps=60, ema=0.0)
+    config = tiny(total_steps=60, averaging__name="none")
     config.optim = {"name": "sgd", "lr": 1e30}
     config.schedule = {"name": "step", "at": (40,), "factor": 1.0, "warmup_steps": 0}
     config.model.batch_norm = "none"
@@ -280,10 +280,10 @@ def test_a_nan_gradient_beside_a_finite_loss_is_found_at_its_step(bad, log_every
     tx = optax.sgd(0.01, momentum=0.5)
     train_step = jax.jit(
         steps.make_train_step(
-            task, tx, lambda step: 0.01, dataset, None, ema_decay=0, log_every=log_every, total_steps=12
+            task, tx, lambda step: 0.01, dataset, None, averaging=None, log_every=log_every, total_steps=12
         )
     )
-    state = steps.first_state(task, tx, task.init(None, None), ema=False)
+    state = steps.first_state(task, tx, task.init(None, None), average=False)
     window = steps.empty_window({"loss": (jnp.zeros(()), jnp.zeros(()))})
     for _ in range(12):
         state, window = train_step(state, window, None, jnp.uint32(0))
@@ -323,8 +323,9 @@ def test_nan_on_the_command_line_exits_with_3(tmp_path):
 
 
 def test_weights_by_hand_and_from_another_run(tmp_path):
-    config = tiny(total_steps=1, ema=0.0, optim__lr=1e-12, schedule__name="constant", schedule__warmup_steps=0)
-    first = zoo.train(tiny(total_steps=30, ema=0.0), tmp_path / "first")
+    plain = {"averaging__name": "none"}
+    config = tiny(total_steps=1, optim__lr=1e-12, schedule__name="constant", schedule__warmup_steps=0, **plain)
+    first = zoo.train(tiny(total_steps=30, **plain), tmp_path / "first")
     config.init_from = str(tmp_path / "first")
     again = zoo.train(config, tmp_path / "again")
     assert again["metrics"]["test"]["loss"] == pytest.approx(first["metrics"]["test"]["loss"], rel=1e-2)  # BN moved
@@ -353,7 +354,7 @@ def test_arrays_by_hand(tmp_path):
 def test_ema_is_evaluated_beside_the_raw_weights(tmp_path):
     report = zoo.train(tiny(total_steps=20), tmp_path)
     assert report["metrics"]["test"] != report["metrics"]["test_raw"]
-    plain = zoo.train(tiny(total_steps=20, ema=0.0), tmp_path / "plain")
+    plain = zoo.train(tiny(total_steps=20, averaging__name="none"), tmp_path / "plain")
     assert plain["metrics"]["test"] == report["metrics"]["test_raw"]  # averaging does not touch training
 
 

@@ -14,5 +14,5 @@ def get_config():
     config.eval_every_steps = 10
     config.log_every_steps = 7
     config.checkpoint.every_steps = 6
-    config.ema = 0.9
+    config.averaging = {"name": "ema", "decay": 0.9}
     return config

@@ -158,4 +158,4 @@ def load_variables(run_folder: str | pathlib.Path) -> dict[str, Any]:
         # Without a target Orbax gives nested dicts of NumPy arrays: no need to know the other run's optimizer.
         restore = ocp.args.Composite(tree=ocp.args.StandardRestore())
         state, _ = manager.restore(max(manager.all_steps()), args=restore)["tree"]
-    return {"params": state["params"], **state["model_state"], **(state["ema"] or {})}
+    return {"params": state["params"], **state["model_state"], **(state["average"] or {})}

@@ -28,6 +28,7 @@ OPEN: dict[str, tuple[str, ...]] = {
     "optim": tuple(optim.COMMON),
     "schedule": tuple(f"warmup_{unit}" for unit in durations.UNITS),
     "data.augment": (),
+    "averaging": (),
 }
 UNIT_TYPES = {"steps": int, "epochs": float, "examples": int, "percent": float}
 
@@ -44,7 +45,8 @@ def default() -> ConfigDict:
             **_duration("total"),  # length of the run: total_epochs, total_steps or total_examples
             **_duration("eval_every"),  # default: once per epoch
             **_duration("log_every"),  # a line of training metrics in metrics.jsonl; default: every 50 steps
-            "ema": 0.0,  # decay of the averaged weights that are evaluated and kept beside the raw ones; 0: off
+            # Averaged weights, evaluated and kept beside the raw ones: zoo.averaging.AVERAGES, and its options
+            "averaging": {"name": "none"},
             # Steps in one compiled call, at most: 'auto' is 1 on the CPU, several on an accelerator. Same results.
             "loop": {"steps_per_call": FieldReference("auto", field_type=object)},
             "init_from": placeholder(str),  # start from the weights of a run folder or a file (zoo.load_weights)
@@ -91,7 +93,7 @@ def default() -> ConfigDict:
         }
     )
     config.lock()
-    for group in (config.model, config.task, config.optim, config.schedule, config.data.augment):
+    for group in (config.averaging, config.model, config.task, config.optim, config.schedule, config.data.augment):
         group.unlock()
     return config
 

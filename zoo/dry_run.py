@@ -58,7 +58,7 @@ def _memory(run: Run) -> str:
     analysis = run.train_step.lower(state, window, fetched, seed, *count).compile().memory_analysis()
     rows = {
         "parameters": bytes_of(state.params),
-        "averaged weights": bytes_of(state.ema),
+        "averaged weights": bytes_of(state.average),
         "model state": bytes_of(state.model_state),
         "optimizer state": bytes_of(state.opt_state),
         "data set" + ("" if run.dataset.meta["on_device"] else " (on the host)"): run.dataset.meta["bytes"],

@@ -97,8 +97,8 @@ def evaluate_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, f
     With averaged weights, `<split>` is theirs and `<split>_raw` is that of the weights they average.
     """
     views = {"": {"params": state.params, **state.model_state}}
-    if state.ema is not None:
-        views = {"": {**state.model_state, **state.ema}, "_raw": views[""]}
+    if state.average is not None:
+        views = {"": {**state.model_state, **state.average}, "_raw": views[""]}
     results = {}
     for split in splits:
         for suffix, variables in views.items():
@@ -212,7 +212,11 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
             if step % run.log_every == 0 or step == total:
                 unlogged = (step, window)
             save, monitored, evaluation = step % run.save_every == 0 or step == total, None, {}
-            if step % run.eval_every == 0 or step == total:
+            evaluates = step % run.eval_every == 0 or step == total
+            if run.recompute_stats and (save or evaluates) and step > run.averaging.start:
+                with watch.phase("eval"):
+                    state = run.recompute_stats(state)
+            if evaluates:
                 log()
                 with watch.phase("eval"):
                     evaluation = evaluate_state(run, state, run.eval_splits)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import (
+    averaging,
     compilation,
     data,
     durations,
@@ -23,6 +24,7 @@ from zoo import (
     step,
     tasks,
 )
+from zoo.averaging import Averaging
 from zoo.data import augment, feed
 from zoo.errors import UserError, did_you_mean
 from zoo.types import Augment, Dataset, Source, Task, TrainState
@@ -45,6 +47,8 @@ class Run(NamedTuple):
     # is more than 1, with the number of steps (int32 scalar) as one more argument.
     train_step: Callable
     steps_per_call: int  # at most
+    averaging: Averaging | None
+    recompute_stats: Callable | None  # TrainState -> the same with the batch statistics of its average computed anew
     eval_step: Callable  # (variables, batch) -> metrics, compiled
     shapes: tuple[TrainState, step.Window]  # of ShapeDtypeStruct, with shardings
     total_steps: int
@@ -71,8 +75,6 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
-    if not 0 <= config.ema < 1:
-        raise UserError(f"config.ema is {config.ema}; it must be in [0, 1), for example 0.998")
     dataset = data.make(config.data, seed=config.seed, mesh=mesh, source=source)
     meta = dataset.meta
 
@@ -111,18 +113,18 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     else:
         _check_own_step(config)
         tx = optax.identity()
-    ema = config.ema > 0
+    averages = averaging.make(config.averaging, **{k: v for k, v in length.items() if k != "minimum"})
     augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
-    init = jax.jit(lambda v: step.first_state(task, tx, v, ema=ema), out_shardings=replicated)
+    init = jax.jit(lambda v: step.first_state(task, tx, v, average=averages is not None), out_shardings=replicated)
     train_step = step.make_train_step(
         task,
         tx,
         schedule,
         dataset,
         augments,
-        ema_decay=config.ema,
+        averaging=averages,
         log_every=log_every,
         total_steps=total,
     )
@@ -134,9 +136,15 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, augments, variables)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
 
+    recompute_stats = None
+    if averages and averages.recompute and "batch_stats" in variables:
+        recompute_stats = averaging.make_recompute(
+            task, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
+        )
+
     splits = tuple(name for name in meta["splits"] if name != "train")
     eval_splits = ("validation",) if "validation" in splits else splits
-    names = _metric_names(task, dataset, variables, eval_splits, ema=ema)
+    names = _metric_names(task, dataset, variables, eval_splits, averaged=averages is not None)
     early_stopping.check(config.early_stopping)
     for group in ("early_stopping", "checkpoint"):
         metrics.check_mode(config[group].mode, f"config.{group}.mode")
@@ -156,8 +164,9 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     default_monitor = "validation/loss" if "validation" in splits else ""
     monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
     return Run(
-        config, mesh, dataset, model, task, schedule, tx, init, train_step, steps_per_call, eval_step, shapes, total,
-        eval_every, log_every, save_every, splits, eval_splits, names, monitor,
+        config, mesh, dataset, model, task, schedule, tx, init, train_step, steps_per_call, averages,
+        recompute_stats, eval_step, shapes, total, eval_every, log_every, save_every, splits, eval_splits,
+        names, monitor,
     )  # fmt: skip
 
 
@@ -169,8 +178,8 @@ def _check_own_step(config: ConfigDict) -> None:
         raise UserError(f"config.optim.lr is {config.optim.lr}; it must be a positive number")
     if config.optim.name != "sgd":
         changed.insert(0, f"optim.name={config.optim.name!r}")
-    if config.ema:
-        changed.append("ema")
+    if config.averaging.name != "none":
+        changed.append("averaging")
     changed += [f"data.augment.{name}" for name in config.data.augment]
     if changed:
         name = config.task.name
@@ -213,7 +222,7 @@ def _train_metrics(task: Task, dataset: Dataset, augments: Augment | None, varia
     return jax.eval_shape(metrics, variables["params"], model_state, batch, np.uint32(0))
 
 
-def _metric_names(task: Task, dataset: Dataset, variables, splits, *, ema: bool) -> tuple[str, ...]:
+def _metric_names(task: Task, dataset: Dataset, variables, splits, *, averaged: bool) -> tuple[str, ...]:
     """What an evaluation will report, found without computing anything."""
     if not splits:
         return ()
@@ -226,5 +235,5 @@ def _metric_names(task: Task, dataset: Dataset, variables, splits, *, ema: bool)
     shapes = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
     names = task.finalize(dict.fromkeys(shapes, 1.0))
     return tuple(
-        f"{split}{raw}/{name}" for split in splits for raw in (("", "_raw") if ema else ("",)) for name in names
+        f"{split}{raw}/{name}" for split in splits for raw in (("", "_raw") if averaged else ("",)) for name in names
     )

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from zoo import averaging as averages
 from zoo import rng
+from zoo.averaging import Averaging
 from zoo.types import Augment, Batch, Dataset, Metrics, Task, TrainState, Variables
 
 
@@ -23,17 +25,12 @@ class Window(NamedTuple):
     bad_leaf: jax.Array  # the first parameter whose gradient was not finite then; -1: only the loss was not
 
 
-def first_state(task: Task, tx: optax.GradientTransformation, variables: Variables, *, ema: bool) -> TrainState:
+def first_state(task: Task, tx: optax.GradientTransformation, variables: Variables, *, average: bool) -> TrainState:
     """The state before the first step."""
     model_state = {k: v for k, v in variables.items() if k != "params"}
     state = TrainState(jnp.int32(0), variables["params"], model_state, tx.init(variables["params"]), None)
     # A copy, because the step donates its whole state and no buffer may be donated twice.
-    return state._replace(ema=jax.tree.map(jnp.copy, _averaged(state))) if ema else state
-
-
-def _averaged(state: TrainState) -> Variables:
-    stats = state.model_state.get("batch_stats")
-    return {"params": state.params} | ({"batch_stats": stats} if stats is not None else {})
+    return state._replace(average=jax.tree.map(jnp.copy, averages.averaged(state))) if average else state
 
 
 def empty_window(metrics) -> Window:
@@ -59,7 +56,7 @@ def make_train_step(
     dataset: Dataset,
     augment: Augment | None,
     *,
-    ema_decay: float,
+    averaging: Averaging | None,
     log_every: int,
     total_steps: int,
 ) -> Callable[[TrainState, Window, Any, jax.Array], tuple[TrainState, Window]]:
@@ -86,11 +83,8 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(step + 1, params, model_state, opt_state, None)
-        if ema_decay:
-            # Short averages while there is little to average, as in TensorFlow's ExponentialMovingAverage.
-            decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
-            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, _averaged(new))
-            new = new._replace(ema=ema)
+        if averaging is not None:
+            new = new._replace(average=averages.update(averaging, state.average, new))
 
         first = step % log_every == 0
         last = ((step + 1) % log_every == 0) | (step + 1 == total_steps)

@@ -41,6 +41,9 @@ class BatchNorm(nn.Module):
             var = jnp.maximum(square - jnp.square(mean), 0)
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+            if self.is_mutable_collection("batch_moments"):  # asked for by zoo.averaging
+                self.put_variable("batch_moments", "mean", mean)
+                self.put_variable("batch_moments", "square", square)
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(var + self.epsilon)
