@@ -2,7 +2,8 @@
 
     python train.py --config configs/morse_mlp.py
 
-Two of the 64 classes have the same code, so 98.44 % is the most that any classifier can expect.
+Test accuracy 96.82 +- 0.04 % over the seeds 0 to 2, 45 s each on 2 cores that other work took the half of. Two of the
+64 classes have the same code, so 98.44 % is the most that any classifier can expect.
 """
 
 from zoo.config import default

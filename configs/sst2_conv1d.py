@@ -1,7 +1,9 @@
 """Convolutions over words, with the maximum over time (Kim 2014), on SST-2, no outside vectors.
 
-python train.py --config configs/sst2_conv1d.py
+    python train.py --config configs/sst2_conv1d.py
 
+Test accuracy 81.27 +- 0.45 % over the seeds 0 to 2, 128 s each on 2 cores that other work took the half of. Kim has
+82.7 (CNN-rand, his table 2) with the phrases of the training sentences as well, which are ten times as many rows.
 """
 
 from zoo.config import default
