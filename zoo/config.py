@@ -90,6 +90,15 @@ def default() -> ConfigDict:
                 "baseline": placeholder(float),  # the metric must get better than this at all
                 "restore_best": True,  # end with the weights of the best evaluation
             },
+            "plateau": {  # a factor on the learning rate of the schedule, smaller when a metric gets no better
+                "monitor": "",  # a metric such as 'validation/loss'; empty: off
+                "factor": 0.1,  # what the rate is multiplied by, once more at every plateau
+                "patience": 5,  # evaluations without an improvement
+                "min_delta": 0.0,  # what counts as an improvement
+                "cooldown": 0,  # evaluations after a reduction that do not count
+                "min_scale": 0.0,  # the least that the rate is multiplied by
+                "mode": "auto",
+            },
         }
     )
     config.lock()

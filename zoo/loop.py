@@ -11,18 +11,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import compilation, data, early_stopping, metrics, report, rules
+from zoo import compilation, early_stopping, metrics, plateau, report, rules, start
 from zoo import config as configs
-from zoo.checkpoint import Checkpoints, check_fit
+from zoo.checkpoint import Checkpoints
 from zoo.console import Display
 from zoo.errors import Interrupted, NonFiniteError, UserError
-from zoo.run import Run, init_variables, prepare
+from zoo.run import Run, prepare
 from zoo.run_folder import RunFolder, read_json, write_atomically
 from zoo.signals import Signals
-from zoo.step import Window, empty_window
-from zoo.tasks.supervised import model_input
+from zoo.step import Window
 from zoo.types import Source, TrainState, Variables
-from zoo.weights import load_weights
 
 
 def train(
@@ -54,15 +52,8 @@ def train(
     watch = report.Stopwatch()
     with watch.phase("data"):
         run = prepare(config, source)
-        if variables is None and config.init_from and not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
-            example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
-            variables = load_weights(run.model, config.init_from, input=example, seed=config.seed)
-        if variables is not None:
-            state, _ = run.shapes
-            if "carry" in state.model_state:  # where another run left off reading is no weight
-                carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.model_state["carry"])
-                variables = {**variables, "carry": carry}
-            check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
+        if variables is not None or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
+            variables = start.weights(run, variables)
     with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
         compilation.check_engine_once()
         with watch.phase("start"):
@@ -129,14 +120,7 @@ def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
     if restored is not None:
         _, (state, window), earlier = restored
         return state, window, earlier
-    replicated = jax.tree.leaves(run.shapes)[0].sharding
-    if variables is None:
-        seed = jax.device_put(np.uint32(run.config.seed), replicated)
-        variables = jax.jit(init_variables(run.task, run.dataset), out_shardings=replicated)(seed)
-    else:
-        variables = jax.device_put(variables, replicated)
-    window = jax.device_put(empty_window(run.shapes[1].metrics), replicated)
-    return run.init(variables), window, None
+    return *start.first(run, variables), None
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
@@ -196,17 +180,26 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
         folder.write(at, line)
         display.train(at, values)
 
+    def history(settings) -> list[float]:
+        return [value for _, value in folder.history(settings.monitor)]
+
     def stops_early() -> bool:
-        monitor = run.config.early_stopping.monitor
-        values = [value for _, value in folder.history(monitor)] if monitor else []
-        return bool(monitor) and early_stopping.should_stop(values, run.config.early_stopping)
+        settings = run.config.early_stopping
+        return bool(settings.monitor) and early_stopping.should_stop(history(settings), settings)
+
+    def lr_scale() -> tuple[jax.Array, ...]:
+        """The last argument of a step; none without `config.plateau`."""
+        settings = run.config.plateau
+        if not settings.monitor:
+            return ()
+        return (jax.device_put(np.float32(plateau.scale(history(settings), settings)), replicated),)
 
     with watch.phase("train"):
-        stopped = stops_early()
+        stopped, scale = stops_early(), lr_scale()
         while step < total and not stopped and not signals.received:
             count = _steps_in_call(run, step)
             more = (jax.device_put(np.int32(count), replicated),) if run.steps_per_call > 1 else ()
-            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *more)
+            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *more, *scale)
             step += count
             log()
             if step % run.log_every == 0 or step == total:
@@ -223,7 +216,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 line = {f"{split}/{name}": v for split, values in evaluation.items() for name, v in values.items()}
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
-                stopped = stops_early()
+                stopped, scale = stops_early(), lr_scale()
                 monitored = line.get(run.monitor)
                 save |= stopped or ((best := _best(run, folder.lines)) is not None and best["step"] == step)
             if save:

@@ -19,11 +19,13 @@ from zoo import (
     metrics,
     models,
     optim,
+    plateau,
     rng,
     schedules,
     step,
     tasks,
 )
+from zoo import config as configs
 from zoo.averaging import Averaging
 from zoo.data import augment, feed
 from zoo.errors import UserError, did_you_mean
@@ -44,7 +46,7 @@ class Run(NamedTuple):
     tx: optax.GradientTransformation
     init: Callable  # (variables) -> first TrainState, compiled
     # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers. Where steps_per_call
-    # is more than 1, with the number of steps (int32 scalar) as one more argument.
+    # is more than 1, with the number of steps (int32 scalar) as one more argument; with config.plateau, lr_scale last.
     train_step: Callable
     steps_per_call: int  # at most
     averaging: Averaging | None
@@ -146,11 +148,17 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     eval_splits = ("validation",) if "validation" in splits else splits
     names = _metric_names(task, dataset, variables, eval_splits, averaged=averages is not None)
     early_stopping.check(config.early_stopping)
-    for group in ("early_stopping", "checkpoint"):
+    plateau.check(config.plateau)
+    for group in ("early_stopping", "checkpoint", "plateau"):
         metrics.check_mode(config[group].mode, f"config.{group}.mode")
         wanted = config[group].monitor
         if wanted and wanted not in names:
             raise UserError(f"config.{group}.monitor: no metric {wanted!r} is evaluated{did_you_mean(wanted, names)}")
+    for group in ("early_stopping", "plateau"):
+        unset = configs.default()[group]
+        changed = [key for key, value in config[group].items() if value != unset[key]]
+        if changed and not config[group].monitor:
+            raise UserError(f"config.{group}.{changed[0]} has no effect without config.{group}.monitor; set both")
     for key, least in (("keep", 1), ("best", 0)):
         if config.checkpoint[key] < least:
             raise UserError(f"config.checkpoint.{key} is {config.checkpoint[key]}; it must be at least {least}")

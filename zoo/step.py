@@ -60,12 +60,16 @@ def make_train_step(
     log_every: int,
     total_steps: int,
 ) -> Callable[[TrainState, Window, Any, jax.Array], tuple[TrainState, Window]]:
-    """(state, window, fetched, seed) -> (state, window), to be compiled.
+    """(state, window, fetched, seed, lr_scale=None) -> (state, window), to be compiled.
 
-    `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar.
+    `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar; `lr_scale`, a float32
+    scalar, multiplies the schedule's rate (zoo.plateau).
     """
 
-    def train_step(state: TrainState, window: Window, fetched, seed):
+    def rate(step, lr_scale):
+        return schedule(step) if lr_scale is None else schedule(step) * lr_scale
+
+    def train_step(state: TrainState, window: Window, fetched, seed, lr_scale=None):
         step = state.step
         batch = dataset.train.batch(fetched, step)
         if augment is not None:
@@ -73,14 +77,16 @@ def make_train_step(
         batch = dataset.preprocess(batch)
 
         if task.step is not None:
-            params, metrics = task.step(state.params, batch, rng.key(seed, "model", step), schedule(step))
-            return _own_step(state, window, params, metrics, schedule, log_every)
+            params, metrics = task.step(state.params, batch, rng.key(seed, "model", step), rate(step, lr_scale))
+            return _own_step(state, window, params, metrics, rate(step, lr_scale), log_every)
 
         def loss_fn(params):
             return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
 
         (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        if lr_scale is not None:  # the rate is the last factor of every update
+            updates = jax.tree.map(lambda u: u * lr_scale, updates)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(step + 1, params, model_state, opt_state, None)
         if averaging is not None:
@@ -101,7 +107,7 @@ def make_train_step(
                 lambda: global_norm(updates) / (global_norm(params) + 1e-12),
                 lambda: window.update_ratio,
             ),
-            jnp.asarray(schedule(step), jnp.float32),
+            jnp.asarray(rate(step, lr_scale), jnp.float32),
             jnp.where(newly_bad, step, window.bad_step),
             jnp.where(newly_bad, bad_leaf, window.bad_leaf),
         )
@@ -110,26 +116,29 @@ def make_train_step(
     return train_step
 
 
-def _own_step(state: TrainState, window: Window, params, metrics: Metrics, schedule: Callable, log_every: int):
+def _own_step(state: TrainState, window: Window, params, metrics: Metrics, lr, log_every: int):
     """The end of a step of a task that brings its own: there are no gradients to look at, only the loss."""
     step = state.step
     newly_bad = (window.bad_step < 0) & ~jnp.isfinite(metrics["loss"][0])
     window = window._replace(
         metrics=jax.tree.map(lambda total, m: jnp.where(step % log_every == 0, 0, total) + m, window.metrics, metrics),
-        lr=jnp.asarray(schedule(step), jnp.float32),
+        lr=jnp.asarray(lr, jnp.float32),
         bad_step=jnp.where(newly_bad, step, window.bad_step),
     )
     return state._replace(step=step + 1, params=params), window
 
 
 def repeated(train_step: Callable) -> Callable[..., tuple[TrainState, Window]]:
-    """(state, window, fetched, seed, count) -> (state, window): `count` (int32 scalar) steps in one compiled loop.
+    """(state, window, fetched, seed, count, lr_scale=None) -> (state, window): `count` steps in one compiled loop.
 
-    One program for every count, so that the calls before a log line or a checkpoint may be shorter.
+    One program for every count (int32 scalar), so that the calls before a log line or a checkpoint may be shorter.
     """
 
-    def train_steps(state: TrainState, window: Window, fetched, seed, count):
-        return jax.lax.fori_loop(0, count, lambda _, carry: train_step(*carry, fetched, seed), (state, window))
+    def train_steps(state: TrainState, window: Window, fetched, seed, count, lr_scale=None):
+        def body(_, carry):
+            return train_step(*carry, fetched, seed, lr_scale)
+
+        return jax.lax.fori_loop(0, count, body, (state, window))
 
     return train_steps
 

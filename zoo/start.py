@@ -1,0 +1,38 @@
+"""Where a run starts when its folder has no checkpoint: weights given or imported, else fresh; then the first state."""
+
+import jax
+import numpy as np
+
+from zoo import data
+from zoo.checkpoint import check_fit
+from zoo.run import Run, init_variables
+from zoo.step import Window, empty_window
+from zoo.tasks.supervised import model_input
+from zoo.types import TrainState, Variables
+from zoo.weights import load_weights
+
+
+def weights(run: Run, variables: Variables | None = None) -> Variables | None:
+    """`variables`, else those of `config.init_from`, else None; a UserError if they do not fit the model."""
+    if variables is None and run.config.init_from:
+        example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
+        variables = load_weights(run.model, run.config.init_from, input=example, seed=run.config.seed)
+    if variables is not None:
+        state, _ = run.shapes
+        if "carry" in state.model_state:  # where another run left off reading is no weight
+            carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.model_state["carry"])
+            variables = {**variables, "carry": carry}
+        check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
+    return variables
+
+
+def first(run: Run, variables: Variables | None) -> tuple[TrainState, Window]:
+    """The state before the first step, from these weights or fresh ones, and an empty window."""
+    replicated = jax.tree.leaves(run.shapes)[0].sharding
+    if variables is None:
+        seed = jax.device_put(np.uint32(run.config.seed), replicated)
+        variables = jax.jit(init_variables(run.task, run.dataset), out_shardings=replicated)(seed)
+    else:
+        variables = jax.device_put(variables, replicated)
+    window = jax.device_put(empty_window(run.shapes[1].metrics), replicated)
+    return run.init(variables), window
