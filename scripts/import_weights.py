@@ -9,7 +9,6 @@ python scripts/import_weights.py theirs.npz --model=mlp --rules=my_rules.py --ta
 if tensors are to be left out, IGNORE = [regex on names in the file].
 """
 
-import ast
 import hashlib
 import pathlib
 import runpy
@@ -39,11 +38,11 @@ def main(overrides, arguments):
     if overrides or len(arguments) != 1:
         raise UserError("give one file of weights: import_weights.py FILE --model=NAME")
     path = pathlib.Path(arguments[0])
-    about = pairs("about")
+    about = cli.pairs("about", FLAGS.about)
     if about and not FLAGS.out:
         raise UserError("--about is written with --out=FILE only")
     if FLAGS.model:
-        model = zoo.create_model(FLAGS.model, **pairs("option"))
+        model = zoo.create_model(FLAGS.model, **cli.pairs("option", FLAGS.option))
     elif FLAGS.option:
         raise UserError("--option needs --model=NAME")
     else:
@@ -66,20 +65,6 @@ def main(overrides, arguments):
             known["source_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         zoo.save_weights(FLAGS.out, model, done.variables, **known | about)
         print(f"wrote {FLAGS.out}")
-
-
-def pairs(flag: str) -> dict:
-    """name=value flags; a value is a Python literal, or else a word."""
-    found = {}
-    for text in FLAGS[flag].value:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--{flag}={text}: it must be name=value")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
 
 
 def own_rules() -> rules.Table | None:

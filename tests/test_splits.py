@@ -106,3 +106,30 @@ def test_nothing_left_for_training(source):
 def test_fewer_rows_than_classes(source):
     with pytest.raises(UserError, match=r"^config\.data\.test is 2: .*classes"):
         cut(source, test=2)
+
+
+def test_rows_per_class(source):
+    source = source._replace(class_names=("a", "b", "c"))
+    whole = split(source, validation=0.1, test=0.2, seed=3)
+    found = {n: split(source, validation=0.1, test=0.2, seed=3, per_class=n) for n in (3, 5)}
+    for n, parts in found.items():
+        assert np.bincount(parts["train"]["label"]).tolist() == [n, n, n]
+        assert set(parts["train"]["row"]) <= set(whole["train"]["row"])
+        for name in ("validation", "test"):
+            np.testing.assert_array_equal(parts[name]["row"], whole[name]["row"])
+    assert set(found[3]["train"]["row"]) < set(found[5]["train"]["row"])  # more labels, not other ones
+    other = split(source, validation=0.1, test=0.2, seed=4, per_class=3)
+    assert set(other["train"]["row"]) != set(found[3]["train"]["row"])
+
+
+@pytest.mark.parametrize(
+    "per_class, names, line",
+    [
+        (22, ("a", "b", "c"), r"per_class is 22, but class 'c' has 21 training rows"),
+        (-1, ("a", "b", "c"), r"per_class is -1, but it must be 0 \(all\) or more"),
+        (2, None, r"per_class is 2, but the data set has no class for each row"),
+    ],
+)
+def test_rows_per_class_that_there_are_not(source, per_class, names, line):
+    with pytest.raises(UserError, match=line):
+        split(source._replace(class_names=names), validation=0, test=0, seed=0, per_class=per_class)

@@ -115,6 +115,13 @@ def make_moments_step(task: Task, dataset: Dataset, augment: Augment | None) -> 
     return moments
 
 
+def _updated(old, new):
+    """Nested dicts `old` with what there is in `new`: statistics that are frozen (zoo.freezing) have no moments."""
+    if not isinstance(old, dict):
+        return new
+    return {key: _updated(value, new[key]) if key in new else value for key, value in old.items()}
+
+
 def make_recompute(task: Task, dataset: Dataset, augment: Augment | None, *, seed: int, total_steps: int, sharding):
     """TrainState -> the same with the batch statistics of its average computed anew.
 
@@ -144,6 +151,7 @@ def make_recompute(task: Task, dataset: Dataset, augment: Augment | None, *, see
                 shapes = jax.eval_shape(moments, *args)
                 total = jax.device_put(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes), sharding)
             total = add(total, *args)
-        return state._replace(average={**state.average, "batch_stats": statistics(total)})
+        stats = _updated(state.average["batch_stats"], statistics(total))
+        return state._replace(average={**state.average, "batch_stats": stats})
 
     return recompute

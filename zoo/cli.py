@@ -4,10 +4,12 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 3 a loss or gradient that
 Ctrl-C and SIGTERM after saving.
 """
 
+import ast
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -27,6 +29,20 @@ def take_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
             raise UserError(f"{argument} needs a value: {argument}=...")
         overrides.append((match[1], value))
     return rest, overrides
+
+
+def pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The values of a flag that takes `name=value`; a value is a Python literal, or else a word."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--{flag}={text}: it must be name=value")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def run(main: Callable, argv: Sequence[str] | None = None, *, takes_arguments: bool = False) -> None:

@@ -50,6 +50,8 @@ def default() -> ConfigDict:
             # Steps in one compiled call, at most: 'auto' is 1 on the CPU, several on an accelerator. Same results.
             "loop": {"steps_per_call": FieldReference("auto", field_type=object)},
             "init_from": placeholder(str),  # start from the weights of a run folder or a file (zoo.load_weights)
+            "freeze_stats": (),  # regexes of batch normalizations that keep their statistics, such as layer1_.*
+            "probe": False,  # train the head alone, on features of init_from that are computed once (zoo.probe)
             "model": {"name": "lenet5"},  # options: those of the model
             "task": {"name": "classification"},  # options: those of the task
             "data": {
@@ -60,7 +62,9 @@ def default() -> ConfigDict:
                 "validation": 0.0,  # share (or number, if >= 1) cut from the training rows where the set has no split
                 "test": 0.2,  # likewise; a set that brings its own test split keeps it
                 "split_seed": 0,
+                "per_class": 0,  # training rows of each class that are kept, chosen by split_seed; 0: all
                 "normalize": "standardize",  # zoo.data.preprocess.NORMALIZE; statistics from the training split alone
+                "statistics": "auto",  # for it: of 'train', of the 'weights' in init_from, 'auto': theirs if known
                 "image_size": 0,  # resize images to this height and width; 0: as they are
                 "on_error": "stop",  # at images of a folder: set that cannot be read: 'stop', or 'skip' them
                 # w0 of the U-Net paper's weight maps (zoo.data.border_weights), for the training images; 0: none

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import compilation, early_stopping, metrics, plateau, report, rules, start
+from zoo import compilation, early_stopping, metrics, plateau, report, rules, semantics, start
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
 from zoo.console import Display
 from zoo.errors import Interrupted, NonFiniteError, UserError
-from zoo.run import Run, prepare
+from zoo.run import Run, on_features, prepare
 from zoo.run_folder import RunFolder, read_json, write_atomically
 from zoo.signals import Signals
 from zoo.step import Window
@@ -51,7 +51,7 @@ def train(
     """
     watch = report.Stopwatch()
     with watch.phase("data"):
-        run = prepare(config, source)
+        run = prepare(config, source, workdir)
         if variables is not None or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
             variables = start.weights(run, variables)
     with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
@@ -60,6 +60,9 @@ def train(
             state, window, earlier = _start(run, checkpoints, variables)
         done = int(jax.device_get(state.step))
         _announce(run, folder, done, earlier)
+        if config.probe:
+            with watch.phase("features"):
+                run = on_features(run, {"params": state.params, **state.model_state})
         folder.start(done)
         with Display(run, done) as display:
             state, last_evaluation = _train(run, folder, checkpoints, signals, display, watch, state, window)
@@ -72,7 +75,7 @@ def evaluate(
     """(step, split -> name -> value) of the best checkpoint in `workdir`, or of the last where none is the best."""
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
-    run = prepare(config, source)
+    run = prepare(config, source, workdir)
     with _open(run, workdir) as (folder, checkpoints):
         best = _best(run, folder.read(), checkpoints)
         restored = checkpoints.restore(run.shapes, steps=[best["step"]] if best else None)
@@ -124,12 +127,13 @@ def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
-    """Says what goes on from where, and writes config.json."""
+    """Says what goes on from where, and writes config.json and model.json."""
     if earlier:
         changed = configs.changes(earlier["config"], run.config.to_dict())
         more = f"; changed settings: {'; '.join(changed)}" if changed else ""
         print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
     write_atomically(folder.path / "config.json", configs.to_json(run.config))
+    write_atomically(folder.path / "model.json", json.dumps(semantics.of(run.config, run.model, run.dataset), indent=2))
 
 
 def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):

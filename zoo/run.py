@@ -1,5 +1,6 @@
 """Everything a config stands for, checked and made before anything is trained."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,12 +17,15 @@ from zoo import (
     data,
     durations,
     early_stopping,
+    freezing,
     metrics,
     models,
     optim,
     plateau,
+    probe,
     rng,
     schedules,
+    semantics,
     step,
     tasks,
 )
@@ -29,7 +33,8 @@ from zoo import config as configs
 from zoo.averaging import Averaging
 from zoo.data import augment, feed
 from zoo.errors import UserError, did_you_mean
-from zoo.types import Augment, Dataset, Source, Task, TrainState
+from zoo.tasks.supervised import model_input
+from zoo.types import Augment, Dataset, Source, Task, TrainState, Variables
 
 AUTO_STEPS_PER_CALL = 16  # on an accelerator: calls are rare, and a signal is still heard soon
 
@@ -63,12 +68,13 @@ class Run(NamedTuple):
     monitor: str  # what makes a checkpoint the best; '' if nothing does
 
 
-def prepare(config: ConfigDict, source: Source | None = None) -> Run:
+def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.PathLike | None = None) -> Run:
     """Reads the data and makes the model, the task and the optimizer; compiles nothing.
 
     Args:
       config: from `zoo.config.load` or `default`.
       source: arrays to use in place of the data set that the config names.
+      workdir: of a run that goes on, which knows what `config.init_from` said of its inputs.
 
     Raises:
       UserError: a setting that is unknown or makes no sense.
@@ -77,7 +83,8 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
-    dataset = data.make(config.data, seed=config.seed, mesh=mesh, source=source)
+    moments = semantics.moments(config, workdir)
+    dataset = data.make(config.data, seed=config.seed, mesh=mesh, source=source, moments=moments)
     meta = dataset.meta
 
     length = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"], "minimum": 1}
@@ -111,37 +118,29 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
     )  # fmt: skip
     variables = jax.eval_shape(init_variables(task, dataset), np.uint32(0))
     if task.step is None:
-        tx = optim.make(config.optim, schedule, variables["params"])
+        if config.probe:
+            probe.check(config, model, variables, model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))))
+        options = {**config.optim, "freeze": probe.ENCODER} if config.probe else config.optim
+        tx = optim.make(options, schedule, variables["params"])
+        labels = optim.frozen_labels(options.get("freeze", ()), variables["params"])
+        norms = freezing.norms(config.freeze_stats, variables)
+        trained = freezing.frozen(task, labels, norms)
     else:
         _check_own_step(config)
-        tx = optax.identity()
+        tx, trained, norms = optax.identity(), task, {}
     averages = averaging.make(config.averaging, **{k: v for k, v in length.items() if k != "minimum"})
     augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
     init = jax.jit(lambda v: step.first_state(task, tx, v, average=averages is not None), out_shardings=replicated)
-    train_step = step.make_train_step(
-        task,
-        tx,
-        schedule,
-        dataset,
-        augments,
-        averaging=averages,
-        log_every=log_every,
-        total_steps=total,
-    )
     steps_per_call = _steps_per_call(config.loop.steps_per_call, dataset, mesh)
-    if steps_per_call > 1:
-        train_step = step.repeated(train_step)
-    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
-    eval_step = jax.jit(step.make_eval_step(task, dataset), out_shardings=replicated)
     shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, augments, variables)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
 
     recompute_stats = None
-    if averages and averages.recompute and "batch_stats" in variables:
+    if averages and averages.recompute and not (config.probe or all(norms.values())):
         recompute_stats = averaging.make_recompute(
-            task, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
+            trained, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
         )
 
     splits = tuple(name for name in meta["splits"] if name != "train")
@@ -171,11 +170,40 @@ def prepare(config: ConfigDict, source: Source | None = None) -> Run:
         )
     default_monitor = "validation/loss" if "validation" in splits else ""
     monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
-    return Run(
-        config, mesh, dataset, model, task, schedule, tx, init, train_step, steps_per_call, averages,
-        recompute_stats, eval_step, shapes, total, eval_every, log_every, save_every, splits, eval_splits,
-        names, monitor,
+    run = Run(
+        config, mesh, dataset, model, task, schedule, tx, init, None, steps_per_call, averages, recompute_stats,
+        None, shapes, total, eval_every, log_every, save_every, splits, eval_splits, names, monitor,
     )  # fmt: skip
+    return _with_steps(run, trained, dataset, augments)
+
+
+def _with_steps(run: Run, task: Task, dataset: Dataset, augments: Augment | None) -> Run:
+    """The run with steps, to be compiled, that learn and evaluate this task on this data."""
+    replicated = feed.replicated(run.mesh)
+    train_step = step.make_train_step(
+        task,
+        run.tx,
+        run.schedule,
+        dataset,
+        augments,
+        averaging=run.averaging,
+        log_every=run.log_every,
+        total_steps=run.total_steps,
+    )
+    if run.steps_per_call > 1:
+        train_step = step.repeated(train_step)
+    return run._replace(
+        dataset=dataset,
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=replicated),
+        eval_step=jax.jit(step.make_eval_step(task, dataset), out_shardings=replicated),
+    )
+
+
+def on_features(run: Run, variables: Variables) -> Run:
+    """A run of `config.probe` that goes on with the head alone, on the features that these weights give."""
+    dataset = probe.features(run.model, variables, run.dataset, seed=run.config.seed, mesh=run.mesh)
+    task = tasks.make(run.config.task, probe.Head(run.model.num_classes), dataset.meta)
+    return _with_steps(run, task, dataset, None)
 
 
 def _check_own_step(config: ConfigDict) -> None:
@@ -188,6 +216,7 @@ def _check_own_step(config: ConfigDict) -> None:
         changed.insert(0, f"optim.name={config.optim.name!r}")
     if config.averaging.name != "none":
         changed.append("averaging")
+    changed += [key for key in ("freeze_stats", "probe") if config[key]]
     changed += [f"data.augment.{name}" for name in config.data.augment]
     if changed:
         name = config.task.name

@@ -1,8 +1,9 @@
 """The work directory of a run: its lock and its files.
 
     config.json     the settings as resolved         metrics.jsonl   one line per logged step and evaluation
-    report.json     the result                       checkpoints/    Orbax
-    events.*        TensorBoard                      .lock           held while a process trains here
+    model.json      what the weights mean            checkpoints/    Orbax
+    report.json     the result                       events.*        TensorBoard
+    .lock           held while a process trains here
 
 `metrics.jsonl` holds nothing but results (no times), so that a run that was killed and resumed leaves the same file,
 bit for bit, as one that was not.

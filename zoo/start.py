@@ -5,6 +5,7 @@ import numpy as np
 
 from zoo import data
 from zoo.checkpoint import check_fit
+from zoo.errors import UserError
 from zoo.run import Run, init_variables
 from zoo.step import Window, empty_window
 from zoo.tasks.supervised import model_input
@@ -14,6 +15,8 @@ from zoo.weights import load_weights
 
 def weights(run: Run, variables: Variables | None = None) -> Variables | None:
     """`variables`, else those of `config.init_from`, else None; a UserError if they do not fit the model."""
+    if run.config.probe and variables is None and not run.config.init_from:
+        raise UserError("config.probe trains a head on given features; set config.init_from to their weights")
     if variables is None and run.config.init_from:
         example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
         variables = load_weights(run.model, run.config.init_from, input=example, seed=run.config.seed)

@@ -151,7 +151,14 @@ def load_corpus(options: Mapping[str, Any]) -> corpus.Corpus:
     return corpus.encode(texts, **limits, what=f"data set {name!r}")
 
 
-def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | None = None) -> Dataset:
+def make(
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    mesh: Mesh,
+    source: Source | None = None,
+    moments: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Dataset:
     """The data set of `config.data`.
 
     Args:
@@ -159,6 +166,7 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
       seed: decides the order of the training batches.
       mesh: of all devices; batches are sharded over it.
       source: arrays to use in place of the data set called `options['name']`.
+      moments: mean and deviation per channel or feature to standardize with, in place of those of the training split.
 
     Raises:
       UserError: settings that make no sense or do not fit the data.
@@ -184,8 +192,10 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
         if wanted and "image" not in source.train:
             raise UserError(f"config.data.{setting}: data set {options['name']!r} has no images")
     if streams.is_stream(source):
+        _refuse({"per_class": options["per_class"]}, f"data set {options['name']!r} is running text, without classes")
         return _running_text(options, source, mesh)
-    arrays = splits.split(source, validation=options["validation"], test=options["test"], seed=options["split_seed"])
+    cuts = {key: options[key] for key in ("validation", "test", "per_class")}
+    arrays = splits.split(source, seed=options["split_seed"], **cuts)
     train = arrays["train"]
     rows = {name: len(next(iter(split.values()))) for name, split in arrays.items()}
     batch_size, eval_batch_size = _batch_sizes(options, rows, mesh.size)
@@ -197,6 +207,8 @@ def make(options: Mapping[str, Any], *, seed: int, mesh: Mesh, source: Source | 
 
     if "token" in train:
         normalize, statistics = (lambda batch: batch), {"mean": None, "std": None}
+    elif moments is not None and (options["statistics"] == "weights" or preprocess.channels(train) == len(moments[0])):
+        normalize, statistics = preprocess.given(train, *moments)
     else:
         normalize, statistics = preprocess.fit(train, options["normalize"])
     bytes_in_all = sum(array.nbytes for split in arrays.values() for array in split.values())

@@ -99,7 +99,7 @@ def _folders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def files_in(folder: Path, pattern: str) -> list[Path]:
     """The images of a folder by name, 2.png before 10.png."""
     opens = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found = [p for p in folder.glob(pattern) if p.suffix.lower() in opens and p.is_file() and p.name[0] != "."]
@@ -142,7 +142,7 @@ def _class_rows(folders: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str,
         for name in _folders(folder):
             if name not in names:
                 raise UserError(f"{folder / name} is no class of {folders['train']}{did_you_mean(name, names)}")
-        rows[split] = [Row(file, i) for i, name in enumerate(names) for file in _files(folder / name, "**/*")]
+        rows[split] = [Row(file, i) for i, name in enumerate(names) for file in files_in(folder / name, "**/*")]
     return names, rows
 
 
@@ -153,7 +153,7 @@ def _by_stem(folder: Path, names: Sequence[str]) -> dict[str, Path]:
         what = f"both {found[0]}/ and {found[1]}/" if found else "no folder " + "/, ".join(names) + "/"
         raise UserError(f"{folder} has {what}; a segmentation set has one folder of images and one of label maps")
     files: dict[str, Path] = {}
-    for path in _files(folder / found[0], "*"):
+    for path in files_in(folder / found[0], "*"):
         if path.stem in files:
             raise UserError(f"{files[path.stem]} and {path.name} have the same name less their endings")
         files[path.stem] = path
@@ -194,7 +194,7 @@ def _read(rows: Mapping[str, list[Row]], size: int, on_error: str) -> dict[str, 
 
 def _decoded(row: Row, size: int) -> tuple[np.ndarray, int | np.ndarray] | Broken:
     """The image [H, W, C] of a row and its class or label map [H, W]."""
-    files = [(row.image, _picture, Image.Resampling.BILINEAR)]
+    files = [(row.image, grey_or_rgb, Image.Resampling.BILINEAR)]
     if isinstance(row.label, Path):
         files.append((row.label, _label_map, Image.Resampling.NEAREST))
     sizes, arrays = [], []
@@ -205,7 +205,7 @@ def _decoded(row: Row, size: int) -> tuple[np.ndarray, int | np.ndarray] | Broke
         except Exception as error:  # anything: Pillow's readers raise what comes up
             return Broken(path, " ".join(str(error).split()) or type(error).__name__)
         sizes.append(picture.size)
-        arrays.append(np.asarray(_square(picture, size, resample) if size else picture))
+        arrays.append(np.asarray(middle_square(picture, size, resample) if size else picture))
     if len({*sizes}) > 1:
         (width, height), (label_width, label_height) = sizes
         raise UserError(f"{row.label} is {label_width}x{label_height}, but its image is {width}x{height}")
@@ -213,14 +213,15 @@ def _decoded(row: Row, size: int) -> tuple[np.ndarray, int | np.ndarray] | Broke
     return image, arrays[1] if len(arrays) > 1 else row.label
 
 
-def _square(picture: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    shorter = min(picture.size)
-    picture = picture.resize(tuple(size * side // shorter for side in picture.size), resample)
+def middle_square(picture: Image.Image, size: int, resample: Image.Resampling, crop: float = 1.0) -> Image.Image:
+    """The square in the middle, size x size pixels after resizing; its side is `crop` of the picture's shorter one."""
+    shorter, side_of_shorter = min(picture.size), round(size / crop)
+    picture = picture.resize(tuple(side_of_shorter * side // shorter for side in picture.size), resample)
     left, top = (round((side - size) / 2) for side in picture.size)
     return picture.crop((left, top, left + size, top + size))
 
 
-def _picture(file: Image.Image) -> Image.Image:
+def grey_or_rgb(file: Image.Image) -> Image.Image:
     """In grey or RGB."""
     if file.mode.startswith("I"):  # 16 bits, which Pillow clips
         return Image.fromarray(np.clip(np.asarray(file) >> 8, 0, 255).astype(np.uint8))

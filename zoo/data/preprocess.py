@@ -1,12 +1,12 @@
 """From raw rows to model input: scaling and normalization, with statistics of the training split alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from zoo.errors import lookup
+from zoo.errors import UserError, lookup
 from zoo.types import Batch
 
 # name -> the (shift, scale) of x -> (x - shift) / scale, from training rows [N, ..., channels or features]
@@ -49,17 +49,36 @@ def fit(train: Mapping[str, np.ndarray], normalize: str) -> tuple[Callable[[Batc
     statistics = lookup("normalization", normalize, NORMALIZE)
     key = "image" if "image" in train else "feature"
     unit = 255.0 if train[key].dtype == np.uint8 else 1.0
-    channels = train[key].shape[-1]
-    shift, scale = (np.broadcast_to(np.asarray(s, np.float64), channels) for s in statistics(train[key]))
+    shift, scale = (np.broadcast_to(np.asarray(s, np.float64), channels(train)) for s in statistics(train[key]))
     if normalize == "none":
         shift, scale = shift * unit, scale * unit
     constant = scale <= 1e-7 * np.abs(shift)  # for float32; the deviation of equal float64 rounds to about 1e-17
     scale = np.where(constant, unit, scale)
-    centre, factor = shift.astype(np.float32), (1 / scale).astype(np.float32)
+    return given(train, (shift / unit).tolist(), (scale / unit).tolist())
+
+
+def channels(train: Mapping[str, np.ndarray]) -> int:
+    """Of the images, or the number of features."""
+    return train["image" if "image" in train else "feature"].shape[-1]
+
+
+def given(
+    train: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> tuple[Callable[[Batch], Batch], dict[str, Any]]:
+    """As `fit`, with a mean and a deviation that are known: one per feature, or per channel of images in 0..1."""
+    key = "image" if "image" in train else "feature"
+    if channels(train) != len(mean):
+        raise UserError(
+            f"config.data.statistics: the weights know the mean of {len(mean)} {key} channels, the data has "
+            f"{channels(train)}; set it to 'train'"
+        )
+    unit = 255.0 if train[key].dtype == np.uint8 else 1.0
+    centre = np.float32(np.asarray(mean) * unit)
+    factor = np.float32(1 / (np.asarray(std) * unit))
 
     def preprocess(batch: Batch) -> Batch:
         x = batch[key].astype(jnp.float32)
         lead = range(x.ndim - 1)
         return batch | {key: (x - jnp.expand_dims(centre, lead)) * jnp.expand_dims(factor, lead)}
 
-    return preprocess, {"mean": (shift / unit).tolist(), "std": (scale / unit).tolist()}
+    return preprocess, {"mean": list(mean), "std": list(std)}

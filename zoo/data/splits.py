@@ -10,7 +10,7 @@ from zoo.types import Source
 Arrays = Mapping[str, np.ndarray]
 
 
-def split(source: Source, *, validation: float, test: float, seed: int) -> dict[str, Arrays]:
+def split(source: Source, *, validation: float, test: float, seed: int, per_class: int = 0) -> dict[str, Arrays]:
     """{'train': ..., 'validation': ..., 'test': ...}; splits without rows are left out.
 
     Args:
@@ -18,9 +18,11 @@ def split(source: Source, *, validation: float, test: float, seed: int) -> dict[
         set brings that split itself. Classes keep their proportions (stratified, by scikit-learn); rows with label
         maps are cut as whole images.
       seed: decides the rows.
+      per_class: training rows of each class that are kept, after the cuts; 0 keeps all. Those of a smaller number are
+        among those of a larger one.
 
     Raises:
-      UserError: a negative share, or so many rows that none are left for training.
+      UserError: a negative share, so many rows that none are left for training, or a class that has not as many.
     """
     result = {"train": source.train}
     total = len(_any(source.train))
@@ -36,7 +38,26 @@ def split(source: Source, *, validation: float, test: float, seed: int) -> dict[
             )
         if rows := int(rows):
             result["train"], result[name] = _cut(result["train"], rows, seed, f"config.data.{name} is {share}")
+    if per_class:
+        result["train"] = _few(result["train"], per_class, seed, source.class_names)
     return result
+
+
+def _few(arrays: Arrays, per_class: int, seed: int, class_names) -> Arrays:
+    labels = arrays.get("label")
+    if per_class < 0 or labels is None or labels.ndim > 1 or class_names is None:
+        why = "it must be 0 (all) or more" if per_class < 0 else "the data set has no class for each row"
+        raise UserError(f"config.data.per_class is {per_class}, but {why}")
+    order, kept = np.random.default_rng(seed).permutation(len(labels)), []
+    for label in range(len(class_names)):
+        rows = order[labels[order] == label]
+        if len(rows) < per_class:
+            raise UserError(
+                f"config.data.per_class is {per_class}, but class {class_names[label]!r} has {len(rows)} training rows"
+            )
+        kept.append(rows[:per_class])
+    index = np.sort(np.concatenate(kept))
+    return {key: value[index] for key, value in arrays.items()}
 
 
 def _any(arrays: Arrays) -> np.ndarray:

@@ -12,9 +12,9 @@ from jax import lax
 class BatchNorm(nn.Module):
     """Normalization over all axes but the last, then a scale and an offset per channel.
 
-    It uses (and updates) the statistics of the batch if and only if the caller makes 'batch_stats' mutable:
-    freezing the statistics needs no option. `momentum` is flax's, 1 - PyTorch's. The running variance is the biased
-    one, as in flax and Keras.
+    It uses (and updates) the statistics of the batch if and only if the caller makes 'batch_stats' mutable, and does
+    not say `use_running_average` (as `zoo.freezing` does). `momentum` is flax's, 1 - PyTorch's. The running variance is
+    the biased one, as in flax and Keras.
 
     Attributes:
       momentum: of the running statistics.
@@ -29,14 +29,15 @@ class BatchNorm(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, use_running_average: bool = False):
         width = x.shape[-1]
         scale = self.param("scale", self.scale_init, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (width,), jnp.float32)
         rows = x.reshape(-1, width).astype(jnp.float32)
-        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        batch = self.is_mutable_collection("batch_stats") and not self.is_initializing()
+        if batch and not use_running_average:
             mean, square = jnp.mean(rows, 0), jnp.mean(jnp.square(rows), 0)
             var = jnp.maximum(square - jnp.square(mean), 0)
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean

@@ -4,6 +4,7 @@ Nothing but NumPy is needed (h5py for Keras files): neither torch nor TensorFlow
 """
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from zoo import rules as tree
 from zoo.errors import UserError
 from zoo.models.lenet import LeNet5
 from zoo.models.mlp import MLP
+from zoo.run_folder import read_json
 from zoo.types import Variables
 from zoo.weights import files, header, rules, safetensors, tables
 from zoo.weights.rules import Row, Table
@@ -65,11 +67,23 @@ def load_weights(
 
 
 def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[str, Any]]:
-    """(model, variables, metadata) of a file that `save_weights` wrote: the model is made from the header."""
+    """(model, variables, metadata) of a file that `save_weights` wrote, or of a run folder: both say what they hold."""
+    said = metadata(source)
+    if not said:
+        raise UserError(f"{source} has no header of this zoo; use load_weights(model, ...)")
+    model = header.model_of(source, said)
+    size = said["input_size"]
+    if said.get("vocab"):
+        size = jax.ShapeDtypeStruct((1, *size), jnp.int32)
+    return model, _import(model, source, files.read(source), None, size, 0).variables, said
+
+
+def metadata(source: str | os.PathLike) -> dict[str, Any]:
+    """What a file of `save_weights` or a run folder says of its weights (see `header.metadata`), or {}."""
+    if os.path.isdir(source):
+        return read_json(pathlib.Path(source, "model.json")) or {}
     weights = files.read(source)
-    described = header.read(source, weights)
-    model = header.model_of(source, described)
-    return model, _import(model, source, weights, None, described["input_size"], 0).variables, described
+    return header.read(source, weights) if "zoo" in weights.metadata else {}
 
 
 def save_weights(path: str | os.PathLike, model: nn.Module, variables: Variables, **metadata) -> None:

@@ -28,6 +28,12 @@ def metadata(
     crop: float | None = None,
     interpolation: str | None = None,
     class_names: Sequence[str] | None = None,
+    task: str | None = None,
+    feature_names: Sequence[str] | None = None,
+    vocab: Sequence[str] | None = None,
+    tokens: str | None = None,
+    target_mean: float | None = None,
+    target_std: float | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
     licence: str | None = None,
@@ -35,28 +41,36 @@ def metadata(
     """What may be said of weights beside the model.
 
     Args:
-      input_size: of one example, (height, width, channels) or (features,).
-      mean, std: per channel, of images in 0..1: the input is (image - mean) / std.
+      input_size: of one example, (height, width, channels), (features,) or (tokens,).
+      mean, std: per channel, of images in 0..1, or per feature: the input is (image - mean) / std.
       channel_order: 'RGB', 'BGR' or 'L' (grey).
       crop: part of the shorter side that an evaluation keeps, such as 0.875.
       interpolation: of resizing, such as 'bilinear'.
       class_names: in the order of the logits.
+      task: what the outputs are: 'classification', 'segmentation', 'regression', ...
+      feature_names: in the order of the inputs.
+      vocab, tokens: of inputs that are text: the token of each id, and whether these are 'words' or 'characters'.
+      target_mean, target_std: of regression: the prediction is output * target_std + target_mean.
       source, source_sha256, licence: where the weights come from, the hash of that file, and its terms.
     """
 
 
 def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, str]:
     """The safetensors metadata (words only): everything is JSON under 'zoo'."""
-    options.check("save_weights", metadata, given)
-    if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
-        raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
-    name, chosen = identify(model)
-    every = dict.fromkeys(metadata.__kwdefaults__) | given
-    says = {"model": name, "options": chosen, **every, "sha256": checksum(arrays)}
+    says = semantics(model, given) | {"sha256": checksum(arrays)}
     if any(path.startswith("batch_stats/") for path in arrays):
         says["batch_norm"] = {"epsilon": 1e-5, "momentum": 0.9}  # flax's momentum, 1 - PyTorch's
     says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
     return {"format": "np", "zoo": json.dumps(says)}
+
+
+def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What weights of this model mean: its name and options, and `given` of `metadata`, whose other names are None."""
+    options.check("save_weights", metadata, given)
+    if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
+        raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
+    name, chosen = identify(model)
+    return {"model": name, "options": chosen, **dict.fromkeys(metadata.__kwdefaults__), **given}
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,251 @@
+"""Prediction from files as they are, with weights that know what they mean.
+
+Size, crop, channel order, mean and deviation, vocabulary and the names of classes are those in the header of the
+weights, or in `model.json` of a run folder (zoo.weights.header.metadata tells them all).
+"""
+
+import csv
+import io
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from zoo import models, options, tiling, weights
+from zoo.data import feed, folder, preprocess, text
+from zoo.errors import UserError, did_you_mean, lookup
+from zoo.models import unet
+from zoo.types import Variables
+from zoo.weights import header
+
+INTERPOLATIONS = {kind.name.lower(): kind for kind in Image.Resampling}
+TASKS = ("classification", "regression", "segmentation")
+WHOLE = 2**20  # pixels of an image that is segmented in one piece; larger ones in tiles
+TILE, CONTEXT = 512, 128  # of networks whose receptive field is not known, in pixels
+
+
+class Predictor(NamedTuple):
+    """Weights that are ready to predict."""
+
+    name: str  # where the weights come from, for error lines
+    model: nn.Module
+    variables: Variables
+    said: Mapping[str, Any]  # the names of zoo.weights.header.metadata, all of them; None: unknown
+    apply: Callable  # batch of raw inputs -> outputs float32, compiled
+
+    @property
+    def task(self) -> str:
+        segments = isinstance(self.model, unet.UNet | unet.UNetResNet)
+        return self.said["task"] or ("segmentation" if segments else "classification")
+
+
+def load(source, model: str | None = None, model_options: Mapping[str, Any] | None = None, **given) -> Predictor:
+    """Weights of a run folder, a file of `save_weights`, or, with the name of a model, any that `load_weights` reads.
+
+    Args:
+      source: the file or folder.
+      model, model_options: for `create_model`, where the weights do not say which model they are of.
+      **given: what the weights do not say of their input and output, or say wrongly; see zoo.weights.header.metadata.
+
+    Raises:
+      UserError: something that is needed is not known, or does not fit.
+    """
+    said = dict.fromkeys(header.metadata.__kwdefaults__)
+    options.check("prediction", header.metadata, given)
+    if model is None:
+        if not (known := weights.metadata(source)):
+            raise UserError(f"{source} does not say which model it is of; name it, with what it is to be fed with")
+        said |= {name: known.get(name) for name in said} | given
+        module, variables, _ = weights.load_model(source)
+    else:
+        said |= {name: value for name, value in weights.metadata(source).items() if name in said} | given
+        module = models.create_model(model, **(model_options or {}))
+        done = weights.import_weights(module, source, input=said["input_size"])
+        if any(row.transform == "new" for row in done.table):
+            raise UserError(f"{source}: {'; '.join(done.notes)}; set num_classes to what the file has")
+        variables = done.variables
+    outputs, names = getattr(module, "num_classes", None), said["class_names"]
+    if names and outputs and len(names) != outputs and (len(names), outputs) != (2, 1):
+        raise UserError(f"{source}: {len(names)} class names for {outputs} outputs")
+    needed = ("input_size",) if said["vocab"] else ("input_size", "mean", "std")
+    if missing := [name for name in needed if not said[name]]:
+        raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
+    variables = jax.device_put(variables)
+    normalize = _normalization(said)
+
+    @jax.jit
+    def apply(variables, batch):
+        return module.apply(variables, normalize(batch), train=False).astype(jnp.float32)
+
+    predictor = Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch))
+    if predictor.task not in TASKS:
+        raise UserError(f"{source} is for the task {predictor.task}; prediction is for {', '.join(TASKS)}")
+    return predictor
+
+
+def _normalization(said: Mapping[str, Any]) -> Callable:
+    if said["vocab"]:
+        return lambda batch: batch
+    key, dtype = ("image", np.uint8) if len(said["input_size"]) == 3 else ("feature", np.float32)
+    channels, moments = said["input_size"][-1], [said["mean"], said["std"]]
+    if any(len(values) not in (1, channels) for values in moments):
+        raise UserError(
+            f"mean and std have {' and '.join(str(len(m)) for m in moments)} numbers for {channels} channels"
+        )
+    moments = [tuple(values) * (channels // len(values)) for values in moments]
+    normalize, _ = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
+    flip = said["channel_order"] == "BGR"
+    return lambda batch: normalize({key: batch[..., ::-1] if flip else batch})[key]
+
+
+def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
+    """Probabilities [N, classes], or numbers [N] of regression, for inputs of one shape as `read` gives them."""
+    rows = []
+    for batch in feed.padded({"input": np.stack(inputs)}, min(batch_size, len(inputs))):
+        rows.append(np.asarray(predictor.apply(batch["input"]))[batch["mask"]])
+    found = np.concatenate(rows).astype(np.float64)
+    if predictor.task == "regression":
+        mean, std = predictor.said["target_mean"] or 0.0, predictor.said["target_std"] or 1.0
+        return found[:, 0] * std + mean
+    if found.shape[1] == 1:
+        found = np.concatenate([np.zeros_like(found), found], axis=1)
+    odds = np.exp(found - found.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+    """The class of every pixel, uint8 [H, W], of each image [H, W, C].
+
+    In one piece, or where that is large or the convolutions are not padded, in tiles that overlap: without seams for
+    `unet`; `unet_resnet*` see further than the overlap.
+    """
+    model, side = predictor.model, predictor.said["input_size"][0]
+    for image in images:
+        if getattr(model, "padding", "same") == "valid":
+            (logits,) = tiling.predict(predictor.apply, [image], tile=side, multiple=2**model.depth)
+        elif image.shape[0] * image.shape[1] <= WHOLE:
+            logits = np.asarray(predictor.apply(image[None]))[0]
+        else:
+            known = isinstance(model, unet.UNet)
+            multiple, margin = (2**model.depth, unet.receptive_radius(model)) if known else (32, CONTEXT)
+            (logits,) = tiling.predict(predictor.apply, [image], tile=TILE, margin=margin, multiple=multiple)
+        yield (logits.argmax(-1) if logits.shape[-1] > 1 else logits[..., 0] > 0).astype(np.uint8)
+
+
+def names(predictor: Predictor, number: int) -> list[str]:
+    """Of the classes, as far as the weights know them."""
+    return [str(name) for name in predictor.said["class_names"] or (f"class {k}" for k in range(number))]
+
+
+def read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
+    """(what each example is called, its raw input) of images and folders of them, tables, or texts."""
+    size = predictor.said["input_size"]
+    if predictor.said["vocab"]:
+        sentences = [line for argument in arguments for line in _lines(argument)]
+        return sentences, [encoded(sentence, predictor.said) for sentence in sentences]
+    if len(size) == 3:
+        paths = [path for argument in arguments for path in _images(pathlib.Path(argument))]
+        return list(map(str, paths)), [image(path, predictor.said, predictor.task) for path in paths]
+    if len(size) != 1:
+        raise UserError(
+            f"{predictor.name} takes inputs of shape {list(size)}; images, rows of a table and texts are known"
+        )
+    tables = [(argument, table(argument, predictor.said)) for argument in arguments]
+    found = [(f"{argument}:{number}", row) for argument, rows in tables for number, row in rows.items()]
+    return [name for name, _ in found], [row for _, row in found]
+
+
+def _images(path: pathlib.Path) -> list[pathlib.Path]:
+    if not path.is_dir():
+        return [path]
+    if not (found := folder.files_in(path, "**/*")):
+        raise UserError(f"{path} has no images")
+    return found
+
+
+def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classification") -> np.ndarray:
+    """uint8 [H, W, C], of the size that the model was trained with; for segmentation of its own.
+
+    Raises:
+      UserError: a file that is no image, or of another number of channels. Grey becomes colour, and colour grey where
+        its channels are equal.
+    """
+    height, width, channels = said["input_size"]
+    resample = lookup("interpolation", said["interpolation"] or "bilinear", INTERPOLATIONS)
+    try:
+        with Image.open(path) as file:
+            picture = folder.grey_or_rgb(file)
+    except Exception as error:  # anything: Pillow's readers raise what comes up
+        raise UserError(f"{path} is no image: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if task != "segmentation":
+        if height == width:
+            picture = folder.middle_square(picture, width, resample, said["crop"] or 1.0)
+        else:
+            picture = picture.resize((width, height), resample)
+    array = np.asarray(picture)
+    array = array if array.ndim == 3 else array[..., None]
+    if channels == 1 and (array == array[..., :1]).all():
+        array = array[..., :1]
+    if array.shape[-1] not in (1, channels):
+        raise UserError(f"{path} has {array.shape[-1]} channels ({picture.mode}); the model takes {channels}")
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], channels)))
+
+
+def _lines(argument: str) -> list[str]:
+    """The argument is a text; or a file of them, one per line."""
+    if not argument.endswith((".txt", ".txt.gz", ".txt.xz")):
+        return [argument]
+    return [line for line in text.read(pathlib.Path(argument)).splitlines() if line.strip()]
+
+
+def encoded(sentence: str, said: Mapping[str, Any]) -> np.ndarray:
+    """Token ids int32 [length], -1 behind the end."""
+    (length,) = said["input_size"]
+    tokens = (list(sentence) if said["tokens"] == "characters" else sentence.split())[:length]
+    return np.pad(text.encode(tokens, said["vocab"]), (0, length - len(tokens)), constant_values=-1)
+
+
+def table(path: str, said: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """Line number -> float32 [features] of a CSV or TSV file.
+
+    A first line that is not all numbers names the columns: then the model's features are looked up by name, in any
+    order and among others.
+    """
+    (width,), wanted = said["input_size"], said["feature_names"]
+    delimiter = "\t" if ".tsv" in pathlib.Path(path).suffixes else ","
+    reader = csv.reader(io.StringIO(text.read(pathlib.Path(path)), newline=""), delimiter=delimiter)
+    rows = dict((reader.line_num, row) for row in reader if row)  # noqa: C402  the number is another one in each row
+    if not rows:
+        raise UserError(f"{path} is empty")
+    columns = range(width)
+    first = next(iter(rows))
+    if not all(map(_is_number, rows[first])):
+        titles = [cell.strip() for cell in rows.pop(first)]
+        for name in wanted or ():
+            if name not in titles:
+                raise UserError(f"{path} has no column {name!r}{did_you_mean(name, titles)}")
+        columns = [titles.index(name) for name in wanted] if wanted else range(width)
+        expected = len(titles)
+    else:
+        expected = width
+    result = {}
+    for number, row in rows.items():
+        if len(row) != expected:
+            raise UserError(f"{path}, line {number}: {len(row)} values; it must have {expected}")
+        for column in columns:
+            if not _is_number(row[column]):
+                raise UserError(f"{path}, line {number}: {row[column]!r} is no number")
+        result[number] = np.float32([float(row[column]) for column in columns])
+    return result
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(float(cell)))
+    except ValueError:
+        return False

@@ -1,0 +1,54 @@
+"""What the weights of a run mean: the model, what it is to be fed with, and what comes out (`model.json`).
+
+The same names as in the header of a file of weights (zoo.weights.header), so that both can be used without being told.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from zoo import data, weights
+from zoo.data import text
+from zoo.errors import UserError, lookup
+from zoo.run_folder import read_json
+from zoo.tasks.supervised import model_input
+from zoo.types import Dataset
+from zoo.weights import header
+
+CHANNEL_ORDERS = {1: "L", 3: "RGB"}
+
+
+def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """The content of `model.json`."""
+    meta, names = dataset.meta, header.metadata.__kwdefaults__
+    said = {name: meta[name] for name in names if meta.get(name) is not None} | {"task": config.task.name}
+    said["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
+    if "image" in meta["shapes"]:
+        order = CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
+        said |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
+    if meta.get("vocab"):
+        words = "label" in meta["shapes"] and config.data.tokens != "characters"  # sentences; running text has ends
+        said["tokens"] = "words" if words or text.EOS in meta["vocab"] else "characters"
+    return header.semantics(model, said)
+
+
+def moments(config: ConfigDict, workdir: str | os.PathLike | None) -> tuple[Sequence[float], Sequence[float]] | None:
+    """(mean, std) of `config.init_from`, if the run standardizes its data with them."""
+    whose = config.data.statistics
+    lookup("choice (config.data.statistics)", whose, dict.fromkeys(("auto", "train", "weights")))
+    said = {}
+    if config.init_from and whose != "train" and config.data.normalize == "standardize":
+        said = (workdir and read_json(pathlib.Path(workdir, "model.json"))) or weights.metadata(config.init_from)
+    if said.get("mean") and said.get("std"):
+        return said["mean"], said["std"]
+    if whose == "weights":
+        raise UserError(
+            "config.data.statistics is 'weights': it needs normalize='standardize' and an init_from that says the mean "
+            "and deviation of its inputs, such as a run folder or a file of zoo.save_weights"
+        )
+    return None
