@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 
 import zoo
-from zoo import cli
+from zoo import cli, metrics
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "configs/digits_lenet.py", "The recipe: a Python file with get_config().")
@@ -28,7 +28,7 @@ def main(overrides):
     elif FLAGS.eval_only:
         step, results = zoo.evaluate(config, workdir)
         for split, values in results.items():
-            print(f"{workdir.name} step {step}: {split}", *(f"{name} {value:.4f}" for name, value in values.items()))
+            print(f"{workdir.name} step {step}: {split} {metrics.text(values)}")
     else:
         zoo.train(config, workdir)
 

@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from zoo import activations, averaging, cli, data, initializers, losses, models, optim, schedules, tasks
+from zoo import (
+    activations,
+    averaging,
+    cli,
+    data,
+    initializers,
+    losses,
+    models,
+    optim,
+    schedules,
+    scores,
+    segmentation_losses,
+    tasks,
+)
 from zoo.data import augment, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
@@ -37,9 +50,16 @@ KINDS: dict[str, Kind] = {
     "activations": Kind("model.activation", activations.ACTIVATIONS),
     "initializers": Kind("model.kernel_init", initializers.INITIALIZERS),
     "tasks": Kind("task.name", tasks.TASKS),
+    "losses of classification": Kind("task.loss", losses.CLASSIFICATION),
+    "losses of regression": Kind("task.loss", losses.REGRESSION),
     "losses of segmentation": Kind(
-        "task.loss", {name: getattr(losses, name) for name in (*segmentation.PIXEL_LOSSES, *segmentation.REGION_LOSSES)}
+        "task.loss",
+        {
+            name: getattr(segmentation_losses, name)
+            for name in (*segmentation.PIXEL_LOSSES, *segmentation.REGION_LOSSES)
+        },
     ),
+    "metrics of classification": Kind("task.metrics", scores.SCORES),
     "data sets": Kind(
         "data.name",
         data.DATASETS

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 from sklearn import metrics as sk
+from sklearn.utils.class_weight import compute_class_weight
 
-from zoo import create_model, metrics, tasks
+from zoo import create_model, losses, metrics, tasks
 from zoo.errors import UserError
 from zoo.tasks import num_outputs
 from zoo.tasks.supervised import masked_sum
@@ -167,6 +168,69 @@ def test_large_logits_stay_finite():
     assert evaluate(tasks.make({"name": "classification"}, passing(), meta), batch)[0] == pytest.approx(1e4)
 
 
+# --- other losses, weights and a temperature ---------------------------------------------------------------------
+
+OPTIONS = {"focal": {"focal_gamma": 1.5, "focal_alpha": (0.5, 1.0, 1.5, 2.0, 1.0, 1.0, 0.0)}}
+
+
+@pytest.mark.parametrize("name", losses.CLASSIFICATION)
+@pytest.mark.parametrize("train", [True, False])
+def test_a_loss_by_name_with_its_options(batch, name, train):
+    options = OPTIONS.get(name, {})
+    own = {key.removeprefix("focal_"): value for key, value in options.items()}
+    each = np.asarray(losses.CLASSIFICATION[name](batch["feature"], batch["label"], **own))
+    loss, found = evaluate(make(loss=name, **options), batch, train=train)
+    assert loss == pytest.approx(each.mean(), rel=1e-5)
+    assert found["loss"] == (pytest.approx(each.sum(), rel=1e-5), ROWS)
+    assert found["accuracy"] == evaluate(make(), batch, train=train)[1]["accuracy"]
+    if options:
+        assert abs(evaluate(make(loss=name), batch, train=train)[0] - loss) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["focal", "squared_hinge", "binary_cross_entropy"])
+def test_the_mixed_loss_of_other_losses(mixed, name):
+    share, loss_of = mixed["label_share"], losses.CLASSIFICATION[name]
+    one, other = (np.asarray(loss_of(mixed["feature"], mixed[key])) for key in ("label", "label_mixed"))
+    wanted = (share * one + (1 - share) * other).mean()
+    assert evaluate(make(loss=name), mixed, train=True)[0] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_class_weights_are_factors_on_the_training_loss(batch, mixed):
+    weights = (0.0, 1.0, 2.0, 0.5, 1.0, 1.0, 3.0)
+    task, each = make(class_weights=weights), np.array(weights)[batch["label"]] * cross_entropy(batch)
+    loss, found = evaluate(task, batch, train=True)
+    assert loss == pytest.approx(each.mean(), rel=1e-5)
+    assert found["loss"] == (pytest.approx(each.sum(), rel=1e-5), ROWS)
+    assert evaluate(task, batch) == evaluate(make(), batch)  # evaluation counts every row alike
+    other = np.array(weights)[mixed["label_mixed"]] * cross_entropy(mixed | {"label": mixed["label_mixed"]})
+    wanted = mixed["label_share"] * each + (1 - mixed["label_share"]) * other
+    assert evaluate(task, mixed, train=True)[0] == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+def test_balanced_class_weights_are_those_of_sklearn(batch):
+    label = np.sort(np.r_[np.arange(CLASSES), np.random.default_rng(0).geometric(0.4, 200) % CLASSES])
+    counts = np.bincount(label, minlength=CLASSES)
+    weights = compute_class_weight("balanced", classes=np.arange(CLASSES), y=label)
+    balanced = tasks.make(
+        {"name": "classification", "class_weights": "balanced"}, passing(), META | {"class_counts": counts.tolist()}
+    )
+    assert evaluate(balanced, batch, train=True) == evaluate(make(class_weights=tuple(weights)), batch, train=True)
+    assert weights.min() < 0.6 < 2 < weights.max()
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_temperature_divides_the_logits(batch, temperature, train):
+    scaled = batch | {"feature": batch["feature"] / np.float32(temperature)}
+    task = make(temperature=temperature, metrics=("calibration_error",))
+    assert evaluate(task, batch, train=train)[0] == pytest.approx(cross_entropy(scaled).mean(), rel=1e-5)
+    assert evaluate(task, batch)[1]["accuracy"] == evaluate(make(), batch)[1]["accuracy"]
+    logits, label = task.rows({}, {}, batch)
+    np.testing.assert_allclose(logits, scaled["feature"], rtol=1e-6)
+    plain = make(metrics=("calibration_error",))
+    assert task.scores(np.asarray(logits), label) != plain.scores(batch["feature"], label)
+
+
 # --- images made of two ------------------------------------------------------------------------------------------
 
 
@@ -282,6 +346,25 @@ def test_num_outputs():
         ({"label_smoothing": 1.0}, {}, r"label_smoothing is 1\.0; it must be in \[0, 1\)"),
         ({"label_smoothing": -0.1}, {}, r"label_smoothing is -0\.1"),
         ({"label_smoothing": "much"}, {}, r"label_smoothing is 'much'; it must be a number"),
+        ({"loss": "focl"}, {}, r"unknown classification loss 'focl'; did you mean 'focal'"),
+        (
+            {"loss": "focal", "label_smoothing": 0.1},
+            {},
+            r"label_smoothing is an option of loss binary_cross_entropy and cross_entropy, and loss is focal; leave",
+        ),
+        ({"focal_gamma": 1.0}, {}, r"focal_gamma is an option of loss focal, and loss is cross_entropy"),
+        ({"loss": "focal", "focal_gamma": -1.0}, {}, r"focal_gamma is -1\.0; it must be zero or more"),
+        ({"loss": "focal", "focal_alpha": 0.25}, {}, r"with 7 classes it must be 7 weights"),
+        ({"loss": "categorical_hinge", "binary": True}, {"num_classes": 2}, r"compares logits, and binary=True has"),
+        ({"class_weights": "balance"}, {}, r"class_weights is 'balance'; it must be 'balanced', or numbers"),
+        ({"class_weights": "balanced"}, {"class_counts": (0, 1, 1, 1, 1, 1, 1)}, r"class 0 has no training rows"),
+        ({"class_weights": (1.0, 2.0)}, {}, r"class_weights is \(1\.0, 2\.0\); it must be 7 numbers"),
+        ({"class_weights": (0.0,) * 7}, {}, r"and not only 0"),
+        ({"temperature": 0.0}, {}, r"temperature is 0\.0; it must be above 0"),
+        ({"metrics": ("roc_auk",)}, {}, r"unknown metric 'roc_auk'; did you mean 'roc_auc'"),
+        ({"metrics": "roc_auc"}, {}, r"metrics is 'roc_auc'; it must be a tuple of words"),
+        ({"coverage_threshold": 0.5}, {}, r"coverage_threshold is for the metric coverage; add it to metrics"),
+        ({"metrics": ("coverage",), "coverage_threshold": 1.5}, {}, r"coverage_threshold is 1\.5; it must be in"),
         ({"top_k": (7,)}, {}, r"top_k is \(7,\); each k must be between 1 and 6"),
         ({"top_k": (0,)}, {}, r"top_k is \(0,\)"),
         ({"top_k": 5}, {}, r"top_k is 5; it must be a tuple"),

@@ -1,144 +1,153 @@
-"""Losses of segmentation against slow NumPy, and their limits."""
+"""Losses of single examples against their formulas in NumPy; tests/peers compares them with PyTorch and Keras."""
 
-import math
+import itertools
 
 import jax
 import numpy as np
 import pytest
+from scipy.special import expit, log_softmax
 
 from zoo import losses
 from zoo.errors import UserError
 
-SHAPE = (2, 3, 4)
-rng = np.random.default_rng(0)
-WEIGHT = np.float32(rng.random(SHAPE) * (rng.random(SHAPE) < 0.7))
+ROWS = 9
 
 
-def case(channels):
-    classes = max(channels, 2)
-    logits = np.float32(2 * np.random.default_rng(1).standard_normal((*SHAPE, channels)))
-    return logits, np.random.default_rng(2).integers(classes, size=SHAPE).astype(np.uint8)
+def case(outputs, size=2.0):
+    rng = np.random.default_rng(outputs)
+    logits = np.float32(size * rng.standard_normal((ROWS, outputs)))
+    return logits, rng.integers(max(outputs, 2), size=ROWS).astype(np.int32)
 
 
 def probabilities(logits):
-    """[B, H, W, classes] in float64, two classes for one logit."""
-    logits = np.float64(logits)
-    if logits.shape[-1] == 1:
-        logits = np.concatenate([0 * logits, logits], -1)
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    """[classes], two of them for one logit."""
+    return np.exp(log_softmax(np.r_[0, logits] if len(logits) == 1 else logits))
 
 
-def slow_pixel_loss(logits, label, weight, of_pixel):
-    p, total, count = probabilities(logits), 0.0, 0.0
-    for b, i, j in np.ndindex(*SHAPE):
-        total += weight[b, i, j] * of_pixel(p[b, i, j], label[b, i, j])
-        count += weight[b, i, j]
-    return total / count
+def yes(logits, label):
+    return np.array([label]) if len(logits) == 1 else np.eye(len(logits))[label]
 
 
-def slow_region_loss(logits, label, weight, quotient):
-    """quotient: (p, g) -> (numerator, denominator) of one pixel and class, summed over all pixels."""
-    p = probabilities(logits)
-    each = []
-    for k in range(p.shape[-1]) if logits.shape[-1] > 1 else (1,):
-        top = bottom = 0.0
-        for b, i, j in np.ndindex(*SHAPE):
-            a, c = quotient(p[b, i, j, k], float(label[b, i, j] == k))
-            top, bottom = top + weight[b, i, j] * a, bottom + weight[b, i, j] * c
-        each.append((top, bottom))
-    return each
+# (logits float64 [C], label) -> the loss of one example
+FORMULAS = {
+    "binary_cross_entropy": lambda z, k: np.mean(-np.log(np.where(yes(z, k), expit(z), 1 - expit(z)))),
+    "categorical_hinge": lambda z, k: max(0, 1 + max(np.delete(z, k)) - z[k]),
+    "cross_entropy": lambda z, k: -np.log(probabilities(z)[k]),
+    "focal": lambda z, k: -((1 - probabilities(z)[k]) ** 2) * np.log(probabilities(z)[k]),
+    "squared_hinge": lambda z, k: np.mean(np.maximum(0, 1 - z * (2 * yes(z, k) - 1)) ** 2),
+}
+OF_NUMBERS = {
+    "huber": lambda e, p, t: np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5),
+    "log_cosh": lambda e, p, t: np.log(np.cosh(e)),
+    "mae": lambda e, p, t: np.abs(e),
+    "mse": lambda e, p, t: e**2,
+    "poisson": lambda e, p, t: np.exp(p) - t * p,
+}
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4])
-@pytest.mark.parametrize("weight", [None, WEIGHT])
-def test_pixel_losses(channels, weight):
-    logits, label = case(channels)
-    w = np.ones(SHAPE) if weight is None else weight
-    wanted = slow_pixel_loss(logits, label, w, lambda p, k: -math.log(p[k]))
-    assert losses.cross_entropy(logits, label, weight) == pytest.approx(wanted, rel=1e-5)
-    wanted = slow_pixel_loss(logits, label, w, lambda p, k: -0.9 * math.log(p[k]) - 0.1 * np.log(p).mean())
-    assert losses.cross_entropy(logits, label, weight, label_smoothing=0.1) == pytest.approx(wanted, rel=1e-5)
-    wanted = slow_pixel_loss(logits, label, w, lambda p, k: -((1 - p[k]) ** 1.5) * math.log(p[k]))
-    assert losses.focal(logits, label, weight, gamma=1.5) == pytest.approx(wanted, rel=1e-5)
-    alpha = (0.5, 1.0, 2.0, 3.0)[: max(channels, 2)]
-    wanted = slow_pixel_loss(logits, label, w, lambda p, k: -alpha[k] * (1 - p[k]) ** 2 * math.log(p[k]))
-    assert losses.focal(logits, label, weight, alpha=alpha) == pytest.approx(wanted, rel=1e-5)
+def test_every_loss_is_tested():
+    assert FORMULAS.keys() == losses.CLASSIFICATION.keys()
+    assert OF_NUMBERS.keys() == losses.REGRESSION.keys()
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4])
-@pytest.mark.parametrize("weight", [None, np.float32(WEIGHT > 0)])
-def test_region_losses(channels, weight):
-    logits, label = case(channels)
-    w = np.ones(SHAPE) if weight is None else weight
-    quotients = {
-        losses.dice: lambda p, g: (2 * p * g, p + g),
-        losses.jaccard: lambda p, g: (p * g, p + g - p * g),
-        losses.tversky: lambda p, g: (p * g, p * g + 0.3 * p * (1 - g) + 0.7 * (1 - p) * g),
-    }
-    for loss, quotient in quotients.items():
-        parts = slow_region_loss(logits, label, w, quotient)
-        wanted = 1 - np.mean([top / bottom for top, bottom in parts])
-        assert loss(logits, label, weight, smooth=0.0) == pytest.approx(wanted, rel=1e-5), loss.__name__
-    parts = slow_region_loss(logits, label, w, lambda p, g: (p * g, (p + g) / 2))
-    wanted = 1 - np.mean([(top + 1) / (bottom + 1) for top, bottom in parts])
-    assert losses.dice(logits, label, weight) == pytest.approx(wanted, rel=1e-5)
-    parts = slow_region_loss(logits, label, w, lambda p, g: (p * g, p * g + 2 * p * (1 - g) + 5 * (1 - p) * g))
-    wanted = 1 - np.mean([top / bottom for top, bottom in parts])
-    assert losses.tversky(logits, label, weight, alpha=2, beta=5, smooth=0) == pytest.approx(wanted, rel=1e-5)
+@pytest.mark.parametrize("outputs", [1, 2, 5])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formula(name, outputs):
+    if name == "categorical_hinge" and outputs == 1:
+        pytest.skip("it compares logits; the task refuses one alone")
+    logits, label = case(outputs)
+    wanted = [FORMULAS[name](z, k) for z, k in zip(np.float64(logits), label, strict=True)]
+    np.testing.assert_allclose(losses.CLASSIFICATION[name](logits, label), wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_limits(channels):
-    logits, label = case(channels)
-    plain = losses.cross_entropy_map(logits, label)
-    np.testing.assert_allclose(losses.focal_map(logits, label, gamma=0.0), plain, rtol=1e-6)
-    for smooth in (0.0, 2.0):
-        half = losses.tversky(logits, label, alpha=0.5, beta=0.5, smooth=smooth)
-        assert losses.dice(logits, label, smooth=smooth) == half
-    some, all_ = losses.overlaps(logits, label, alpha=0.5, beta=0.5)
-    dice = np.asarray(some / all_)
-    jaccard = 1 - losses.jaccard(logits, label, smooth=0.0)
-    assert jaccard == pytest.approx(np.mean(dice / (2 - dice)), rel=1e-5)
-    right = 30 * (2 * label - 1.0)[..., None] if channels == 1 else 30 * np.eye(3)[label]
-    for loss in (losses.cross_entropy, losses.focal, losses.dice, losses.jaccard, losses.tversky):
-        assert abs(loss(np.float32(right), label)) < 1e-5
-        assert loss(-np.float32(right), label) > (10 if loss in (losses.cross_entropy, losses.focal) else 0.7)
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_formula_of_numbers(name):
+    rng = np.random.default_rng(0)
+    prediction, target = np.float32(2 * rng.standard_normal((2, ROWS)))
+    e, p, t = (np.float64(x) for x in (prediction - target, prediction, target))
+    found = losses.REGRESSION[name](prediction, target)
+    np.testing.assert_allclose(found, OF_NUMBERS[name](e, p, t), rtol=1e-5, atol=1e-6)
 
 
-def test_alpha_of_two_classes():
-    """The paper's single number weighs class 1; one logit is the same as two that differ by it."""
-    logits, label = case(1)
-    both = np.concatenate([0 * logits, logits], -1)
-    for alpha in (0.25, (0.75, 0.25)):
-        np.testing.assert_allclose(
-            losses.focal_map(logits, label, alpha=alpha), losses.focal_map(both, label, alpha=(0.75, 0.25)), rtol=1e-5
-        )
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_extreme_logits_have_finite_losses_and_gradients(name, outputs):
+    if name == "categorical_hinge" and outputs == 1:
+        return
+    logits, label = case(outputs, size=300.0)
+    value, gradient = jax.value_and_grad(lambda z: losses.CLASSIFICATION[name](z, label).mean())(logits)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal, losses.dice, losses.jaccard, losses.tversky])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_without_weight_count_for_nothing(loss, channels):
-    logits, label = case(channels)
-    valid = WEIGHT > 0
-    for value in (np.nan, 1e30):
-        other, marked = np.where(valid[..., None], logits, np.float32(value)), np.where(valid, label, 255)
-        assert loss(other, marked, valid) == loss(logits, label, valid)
-    assert np.isfinite(loss(logits, label, np.zeros(SHAPE)))
-    plain, changed = np.where(valid, label, 0), 1 - np.minimum(label, 1)
-    assert loss(logits, plain, valid) == loss(logits, label, valid) != loss(logits, changed, valid)
+def test_smoothing_mixes_with_the_even_distribution():
+    logits, label = case(5)
+    log_p = log_softmax(np.float64(logits), -1)
+    target = 0.8 * np.eye(5)[label] + 0.2 / 5
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, label, label_smoothing=0.2), -(target * log_p).sum(-1), rtol=1e-5
+    )
+    target, p = 0.8 * np.eye(5)[label] + 0.1, expit(np.float64(logits))  # over yes and no
+    wanted = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(-1)
+    np.testing.assert_allclose(losses.binary_cross_entropy(logits, label, label_smoothing=0.2), wanted, rtol=1e-5)
+    one, label = case(1)
+    np.testing.assert_allclose(
+        losses.binary_cross_entropy(one, label, label_smoothing=0.2),
+        losses.cross_entropy(one, label, label_smoothing=0.2),
+        rtol=1e-6,
+    )
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("size", [0.0, 1e-3, 200.0])
-def test_gradients_of_the_focal_loss_are_finite(gamma, size):
-    """Also where the probability rounds to 0 or 1."""
+def test_options_of_the_focal_loss():
     logits, label = case(3)
-    grads = jax.grad(lambda x: losses.focal(x, label, gamma=gamma))(size * logits)
-    assert np.isfinite(grads).all()
-
-
-def test_a_weight_per_class_for_each_class():
-    logits, label = case(3)
-    with pytest.raises(UserError, match=r"focal loss: alpha is 0\.25; with 3 classes it must be 3 weights"):
+    np.testing.assert_allclose(losses.focal(logits, label, gamma=0.0), losses.cross_entropy(logits, label), rtol=1e-6)
+    weights = (0.5, 1.0, 3.0)
+    np.testing.assert_allclose(
+        losses.focal(logits, label, alpha=weights), np.float32(weights)[label] * losses.focal(logits, label), rtol=1e-6
+    )
+    with pytest.raises(UserError, match=r"alpha is 0\.25; with 3 classes it must be 3 weights"):
         losses.focal(logits, label, alpha=0.25)
+
+
+def test_the_delta_of_huber():
+    error = np.float32([0.1, 0.5, 2.0])
+    np.testing.assert_allclose(losses.huber(error, 0 * error, delta=0.5), [0.005, 0.125, 0.5 * (2 - 0.25)], rtol=1e-6)
+
+
+def test_kl_divergence():
+    """Zero where both agree; else the cross-entropy less the entropy of the target, which may hold zeros."""
+    logits, _ = case(4)
+    target = np.random.default_rng(0).dirichlet(np.ones(4), ROWS)
+    target[0] = [0, 1, 0, 0]
+    log_p = log_softmax(np.float64(logits), -1)
+    wanted = -(target * log_p).sum(-1) + np.where(target > 0, target * np.log(np.where(target > 0, target, 1)), 0).sum(
+        -1
+    )
+    np.testing.assert_allclose(losses.kl_divergence(logits, np.float32(target)), wanted, rtol=1e-4)
+    np.testing.assert_allclose(
+        losses.kl_divergence(logits, np.exp(log_p).astype(np.float32)), np.zeros(ROWS), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+def test_ctc_counts_every_alignment(blank):
+    """Against the sum over all paths of 4 steps through 3 classes; the third row has only 3 steps."""
+    rng = np.random.default_rng(0)
+    logits = np.float32(rng.standard_normal((3, 4, 3)))
+    one, other = (k for k in range(3) if k != blank)
+    token = np.int32([[one, other], [one, one], [other, -1]])
+    keep = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]], bool)
+    log_p, wanted = log_softmax(np.float64(logits), -1), []
+    for row, steps in enumerate(keep.sum(1)):
+        total = 0.0
+        for path in itertools.product(range(3), repeat=steps):
+            read = [k for k, _ in itertools.groupby(path) if k != blank]
+            if read == [k for k in token[row] if k >= 0]:
+                total += np.exp(sum(log_p[row, t, k] for t, k in enumerate(path)))
+        wanted.append(-np.log(total))
+    np.testing.assert_allclose(
+        jax.jit(losses.ctc, static_argnames="blank")(logits, token, keep, blank=blank), wanted, rtol=1e-4
+    )
+    whole = losses.ctc(logits[:2], token[:2], blank=blank)
+    np.testing.assert_allclose(whole, wanted[:2], rtol=1e-4)

@@ -45,6 +45,11 @@ def test_nothing_counted_is_nan():
         ("validation/loss", "min"),
         ("validation/mse", "min"),
         ("validation/perplexity", "min"),
+        ("validation/roc_auc", "max"),
+        ("validation/f1_per_class", "max"),
+        ("validation/coverage", "max"),
+        ("validation/coverage_error", "min"),
+        ("validation/calibration_error", "min"),
         ("accuracy", "max"),
         ("accuracy/loss", "min"),  # the name counts, not the split
     ],
@@ -60,6 +65,28 @@ def test_check_mode():
         metrics.check_mode(mode, "config.checkpoint.mode")
     with pytest.raises(UserError, match=r"config\.checkpoint\.mode is 'lowest'; it must be 'min', 'max' or 'auto'"):
         metrics.check_mode("lowest", "config.checkpoint.mode")
+
+
+def test_real_rows():
+    batches = [
+        (np.arange(6).reshape(3, 2), np.arange(3), np.array([True, True, True])),
+        (10 + np.arange(6).reshape(3, 2), 10 + np.arange(3), np.array([True, False, False])),
+    ]
+    outputs, answers = metrics.real_rows(batches)
+    assert outputs.tolist() == [[0, 1], [2, 3], [4, 5], [10, 11]]
+    assert answers.tolist() == [0, 1, 2, 10]
+
+
+def test_numbers_and_text():
+    values = {"loss": 0.123456, "confusion_matrix": [[1, 0], [0, 2]], "accuracy": 1.0}
+    assert metrics.numbers(values) == {"loss": 0.123456, "accuracy": 1.0}
+    assert metrics.text(values) == "loss 0.1235, confusion_matrix [[1, 0], [0, 2]], accuracy 1.0000"
+
+
+def test_class_words():
+    assert metrics.class_words({"class_names": ("T-shirt/top", "a b")}) == ["T_shirt_top", "a_b"]
+    assert metrics.class_words({"class_names": ("a b", "a-b")}) == ["a_b_0", "a_b_1"]
+    assert metrics.class_words({"num_classes": 2}) == ["class0", "class1"]
 
 
 NAN, INF = float("nan"), float("inf")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from zoo import metrics, tasks
+import zoo
+from zoo import losses, metrics, tasks
 from zoo.errors import UserError
 from zoo.tasks import num_outputs
 
@@ -39,7 +40,7 @@ def evaluate(task, prediction, target, mask=None, *, train=False):
     return float(loss), jax.device_get(found)
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh"])
 def test_metrics_against_sklearn_over_uneven_batches(rows, loss):
     prediction, target = rows
     task, parts = make(loss), []
@@ -82,6 +83,7 @@ def errors(rows):
 
 
 LOSSES = {
+    "log_cosh": lambda e: np.log(np.cosh(e)),
     "mse": lambda e: e**2,
     "mae": np.abs,
     "huber": lambda e: np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5),
@@ -102,7 +104,70 @@ def test_losses_are_of_standardized_targets(rows, name, train):
 
 
 def test_every_loss_is_tested():
-    assert LOSSES.keys() == tasks.regression.LOSSES.keys()
+    assert {*LOSSES, "poisson"} == set(losses.REGRESSION)
+
+
+def test_the_delta_of_huber(rows):
+    prediction, target = rows
+    task = tasks.make({"name": "regression", "loss": "huber", "delta": 0.2}, MODEL, META)
+    e = np.abs(errors(rows))
+    assert 0.1 < (e > 0.2).mean() < 0.9
+    wanted = np.where(e <= 0.2, e**2 / 2, 0.2 * (e - 0.1))
+    assert evaluate(task, prediction, target)[0] == pytest.approx(wanted.mean(), rel=1e-4)
+
+
+def test_poisson_learns_the_log_of_a_rate():
+    """An output of 0 is the mean of the training targets; the other metrics are of rates, in units of the data."""
+    rng = np.random.default_rng(0)
+    log_ratio, target = np.float32(0.5 * rng.standard_normal(103)), np.float32(rng.poisson(3, 103))
+    meta = META | {"target_mean": 3.0, "target_std": 1.7, "target_min": 0.0}
+    task = tasks.make({"name": "regression", "loss": "poisson"}, MODEL, meta)
+    loss, (_, found) = task.loss({}, {}, {"feature": log_ratio[:, None], "target": target}, None, train=False)
+    rate = 3 * np.exp(np.float64(log_ratio))
+    assert loss == pytest.approx((rate - target * np.log(rate)).mean(), rel=1e-5)
+    assert 2 * loss + 2 * (target * np.log(np.where(target, target, 1)) - target).mean() == pytest.approx(
+        sk.mean_poisson_deviance(target, rate), rel=1e-4
+    )
+    values = task.finalize(metrics.divide(metrics.total([jax.device_get(found)])))
+    assert values["mse"] == pytest.approx(sk.mean_squared_error(target, rate), rel=1e-4)
+    assert values["r2"] == pytest.approx(sk.r2_score(target, rate), abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber", "poisson"])
+def test_several_targets(loss):
+    rng = np.random.default_rng(0)
+    target = np.float32(rng.poisson((3, 40), (103, 2)))
+    outputs = np.float32(0.3 * rng.standard_normal((103, 2)))
+    mean, std = target.mean(0), target.std(0)
+    meta = META | {"target_mean": mean.tolist(), "target_std": std.tolist(), "target_min": 0.0}
+    task = tasks.make({"name": "regression", "loss": loss}, MODEL, meta)
+    assert num_outputs({"name": "regression"}, meta) == 2
+    parts = []
+    for start in (0, 60):  # the second batch has 43 rows and 17 of padding
+        index = np.arange(start, start + 60)
+        batch = {"feature": outputs[index % 103], "target": target[index % 103], "mask": index < 103}
+        parts.append(jax.device_get(task.loss({}, {}, batch, None, train=False)[1][1]))
+    found = task.finalize(metrics.divide(metrics.total(parts)))
+    prediction = mean * np.exp(outputs) if loss == "poisson" else outputs * std + mean
+    assert found["mse"] == pytest.approx(sk.mean_squared_error(target, prediction), rel=1e-4)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(target, prediction), rel=1e-4)
+    assert found["r2"] == pytest.approx(sk.r2_score(target, prediction), abs=1e-4)
+    if loss == "mse":
+        assert found["loss"] == pytest.approx((((prediction - target) / std) ** 2).mean(), rel=1e-4)
+
+
+def test_a_run_with_several_targets(tmp_path):
+    """From the arrays of a user to R2: the width of the head is the number of targets, each with its own scale."""
+    x = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    y = np.stack([x @ np.float32([1, -2, 0.5, 0]), 1000 + 300 * x[:, 3]], 1)
+    config = zoo.config.default()
+    config.model, config.task = {"name": "mlp", "widths": ()}, {"name": "regression"}
+    config.optim.update(lr=0.05)
+    config.update(total_epochs=30, eval_every_epochs=30)
+    config.data.batch_size = 64
+    report = zoo.train(config, tmp_path / "run", source=zoo.Source({"feature": x, "target": y}))
+    assert report["metrics"]["test"]["r2"] > 0.99
+    assert report["parameters"] == 4 * 2 + 2
 
 
 def test_masked_rows_count_for_nothing(rows):
@@ -125,6 +190,9 @@ def test_num_outputs():
         ({"loss": "mes"}, {}, r"unknown regression loss 'mes'; did you mean 'mse'"),
         ({"los": "mse"}, {}, r"config\.task: regression has no option 'los'; did you mean 'loss'"),
         ({"binary": True}, {}, r"regression has no option 'binary'"),
+        ({"loss": "mse", "delta": 1.0}, {}, r"delta is an option of loss huber, and loss is mse; leave it out"),
+        ({"loss": "huber", "delta": 0.0}, {}, r"delta is 0\.0; it must be above 0"),
+        ({"loss": "poisson"}, {"target_min": -1.0}, r"loss poisson is of counts, but the least target is -1"),
         ({}, {"target_std": None}, r"data set 'test' has no targets; use task classification"),
     ],
 )

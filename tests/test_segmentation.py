@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import zoo
-from zoo import create_model, losses, metrics, tasks
+from zoo import create_model, metrics, segmentation_losses, tasks
 from zoo.errors import UserError
 from zoo.tasks import segmentation
 
@@ -116,10 +116,12 @@ def test_the_loss_of_a_split_does_not_depend_on_the_batches(batch, loss):
     valid, factors = batch["label"] != 255, {loss: 1} if isinstance(loss, str) else loss
     logits, label = batch["image"], batch["label"]
     exact = {name: {"smooth": 0.0} if name in ("dice", "jaccard", "tversky") else {} for name in factors}
-    wanted = sum(f * getattr(losses, name)(logits, label, valid, **exact[name]) for name, f in factors.items())
+    wanted = sum(
+        f * getattr(segmentation_losses, name)(logits, label, valid, **exact[name]) for name, f in factors.items()
+    )
     for size in (2, B):
         assert split(make(loss=loss), padded(batch, size))["loss"] == pytest.approx(float(wanted), rel=1e-5)
-    trained = sum(factor * getattr(losses, name)(logits, label, valid) for name, factor in factors.items())
+    trained = sum(factor * getattr(segmentation_losses, name)(logits, label, valid) for name, factor in factors.items())
     assert evaluate(make(loss=ConfigDict({"x": loss}).x), batch, train=True)[0] == pytest.approx(
         float(trained), rel=1e-5
     )
@@ -141,7 +143,7 @@ def test_options_of_losses(batch, option, value, loss):
     """Each is passed on, in training (smoothing of either kind there alone), and refused where nothing reads it."""
     own = option.removeprefix(f"{loss}_")
     valid = batch["label"] != 255
-    wanted = getattr(losses, loss)(batch["image"], batch["label"], valid, **{own: value})
+    wanted = getattr(segmentation_losses, loss)(batch["image"], batch["label"], valid, **{own: value})
     task = make(loss=loss, **{option: value})
     assert evaluate(task, batch, train=True)[0] == pytest.approx(float(wanted), rel=1e-5)
     same = split(task, [batch])["loss"] == pytest.approx(split(make(loss=loss), [batch])["loss"], rel=1e-6)
@@ -157,7 +159,7 @@ def test_weight_multiplies_the_losses_per_pixel(batch):
     weight = np.random.default_rng(1).random((B, H, W), np.float32) * 3
     valid = batch["label"] != 255
     for name in ("cross_entropy", "focal"):
-        wanted = getattr(losses, name)(batch["image"], batch["label"], weight * valid)
+        wanted = getattr(segmentation_losses, name)(batch["image"], batch["label"], weight * valid)
         for train in (True, False):
             loss, found = evaluate(make(loss=name), batch | {"weight": weight}, train=train)
             assert loss == pytest.approx(float(wanted), rel=1e-5)
@@ -232,7 +234,7 @@ def test_class_names_that_look_alike():
         ({}, {"loss": "dice", "smooth": -1.0}, r"smooth is -1\.0; it must be zero or more"),
         ({}, {"loss": "focal", "focal_gamma": -1.0}, r"focal_gamma is -1\.0"),
         ({}, {"loss": "focal", "focal_alpha": 0.25}, r"alpha is 0\.25; with 4 classes it must be 4 weights"),
-        ({}, {"loss": "focal", "focal_alpha": (1.0, 1.0, 1.0, -1.0)}, r"focal_alpha is .*cannot be negative"),
+        ({}, {"loss": "focal", "focal_alpha": (1.0, 1.0, 1.0, -1.0)}, r"alpha is .*cannot be negative"),
         ({}, {"loss": "tversky", "tversky_alpha": 0.0, "tversky_beta": 0.0}, r"tversky_alpha and tversky_beta are 0"),
         ({}, {"ignore_index": "255"}, r"ignore_index is '255'; it must be an integer"),
         ({}, {"top_k": (2,)}, r"config.task: segmentation has no option 'top_k'"),

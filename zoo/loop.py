@@ -97,7 +97,10 @@ def evaluate_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, f
     for split in splits:
         for suffix, variables in views.items():
             batches = jax.device_get([run.eval_step(variables, batch) for batch in run.dataset.eval(split)])
-            results[split + suffix] = run.task.finalize(metrics.divide(metrics.total(batches)))
+            values = run.task.finalize(metrics.divide(metrics.total(sums for sums, _ in batches)))
+            if run.task.scores is not None:
+                values |= run.task.scores(*metrics.real_rows(rows for _, rows in batches))
+            results[split + suffix] = values
     return results
 
 
@@ -217,7 +220,11 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 log()
                 with watch.phase("eval"):
                     evaluation = evaluate_state(run, state, run.eval_splits)
-                line = {f"{split}/{name}": v for split, values in evaluation.items() for name, v in values.items()}
+                line = {
+                    f"{split}/{name}": value
+                    for split, values in evaluation.items()
+                    for name, value in metrics.numbers(values).items()
+                }
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
                 stopped, scale = stops_early(), lr_scale()
@@ -289,10 +296,7 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
     before = read_json(folder.path / "report.json") if not trained else None
     if before is None or before.get("step") != step:
         write_atomically(folder.path / "report.json", json.dumps(result, indent=2))
-    shown = "; ".join(
-        f"{split} " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        for split, values in results.items()
-    )
+    shown = "; ".join(f"{split} {metrics.text(metrics.numbers(values))}" for split, values in results.items())
     how = f"{trained} steps in {seconds['total']:.1f} s" if trained else f"already finished at step {step}"
     print(f"{folder.path.name}: {shown} ({how}; {folder.path / 'report.json'})", flush=True)
     return result

@@ -1,130 +1,152 @@
-"""Losses of segmentation: pure functions of logits and a label map.
+"""Losses of single examples, optax's own wherever it has them: pure functions of what is predicted and what is right.
 
-All take `logits` [B, H, W, C] and integer `label` [B, H, W]; C = 1 is binary, the logit of class 1 against class 0.
-Labels outside of the classes must have weight 0.
+- CLASSIFICATION: (logits [B, C], label int [B], **options) -> [B]. C = 1 is binary: the logit of class 1 against 0.
+- REGRESSION: (prediction [...], target [...], **options) -> [...].
+- `kl_divergence` and `ctc` are for tasks of your own.
 
-- `*_map` functions give a loss per pixel [B, H, W].
-- `overlaps` gives per class what the region losses are quotients of; with C = 1 there is one class, the foreground.
-- The others are scalars. `weight` [B, H, W] is a weight per pixel or a mask of the valid ones; None counts all alike.
+`zoo.segmentation_losses` has those of whole images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from zoo.errors import UserError
 
 
-def cross_entropy_map(logits, label, *, label_smoothing: float = 0.0):
-    """-log p of the label, in nats.
+def cross_entropy(logits, label, *, label_smoothing: float = 0.0):
+    """-log p of the label in nats, p by softmax, or by the logistic function of one logit.
 
     Args:
-      label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, arXiv:1512.00567,
-        section 7).
+      label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, section 7).
     """
-    log_p = log_probabilities(logits)
-    # An out-of-range label (one that is ignored) takes any class: its weight is 0.
-    loss = -jnp.take_along_axis(log_p, label[..., None].astype(jnp.int32), axis=-1, mode="clip")[..., 0]
-    return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_p, axis=-1) if label_smoothing else loss
+    if logits.shape[-1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[:, 0], label * (1 - label_smoothing) + label_smoothing / 2)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return losses
 
 
-def focal_map(logits, label, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None):
+def binary_cross_entropy(logits, label, *, label_smoothing: float = 0.0):
+    """-log p of a yes or no for every class (one against the rest), the mean over the classes; p is logistic.
+
+    Args:
+      label_smoothing: share of each answer spread evenly over yes and no.
+    """
+    target = _yes(logits, label) * (1 - label_smoothing) + label_smoothing / 2
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target), axis=-1)
+
+
+def focal(logits, label, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None):
     """-alpha_t (1 - p_t)^gamma log p_t, with p_t the probability of the label (Lin et al. 2017, arXiv:1708.02002).
 
     Args:
-      gamma: how much less a pixel counts the better it is classified; 0 is the cross-entropy.
+      gamma: how much less an example counts the better it is classified; 0 is the cross-entropy.
       alpha: weight of class 1, and 1 - alpha that of class 0, as in the paper; or a weight per class; None: 1 for all.
     """
-    loss = cross_entropy_map(logits, label)
+    return focused(cross_entropy(logits, label), label, logits.shape[-1], gamma=gamma, alpha=alpha)
+
+
+def focused(losses, label, outputs: int, *, gamma: float, alpha: float | Sequence[float] | None):
+    """The focal loss from cross-entropies of any shape, for logits with `outputs` channels."""
     # 1 - p_t, exact near 0. The bound keeps the gradient of the power finite there for gamma < 1.
-    wrong = jnp.maximum(-jnp.expm1(-loss), 1e-12)
+    wrong = jnp.maximum(-jnp.expm1(-losses), 1e-12)
     if alpha is not None:
-        loss = loss * jnp.take(jnp.asarray(class_weights(alpha, logits.shape[-1])), label, mode="clip")
-    return wrong**gamma * loss
+        losses = losses * jnp.take(jnp.asarray(focal_weights(alpha, outputs)), label, mode="clip")
+    return wrong**gamma * losses
 
 
-def class_weights(alpha: float | Sequence[float], outputs: int) -> tuple[float, ...]:
+def focal_weights(alpha: float | Sequence[float], outputs: int) -> tuple[float, ...]:
     """`alpha` of the focal loss as a weight per class, for logits with `outputs` channels."""
     classes = max(outputs, 2)
     weights = tuple(alpha) if isinstance(alpha, Sequence) else (1 - alpha, alpha)
     if len(weights) != classes:
         raise UserError(f"focal loss: alpha is {alpha}; with {classes} classes it must be {classes} weights")
+    if min(weights) < 0 or max(weights) <= 0:
+        raise UserError(f"focal loss: alpha is {alpha}; the weights of classes cannot be negative")
     return weights
 
 
-def overlaps(logits, label, weight=None, *, alpha: float, beta: float):
-    """Soft true positives TP, and TP + alpha FP + beta FN, over all pixels of the batch: two arrays [C].
+def squared_hinge(logits, label):
+    """max(0, 1 - y z)^2, y = 1 for the label and -1 for other classes, the mean over the classes (Tang 2013)."""
+    return jnp.mean(optax.hinge_loss(logits, 2 * _yes(logits, label) - 1) ** 2, axis=-1)
 
-    TP = sum p g, FP = sum p (1 - g), FN = sum (1 - p) g, for probabilities p and one-hot labels g.
+
+def categorical_hinge(logits, label):
+    """max(0, 1 + the largest other logit - the label's) (Crammer & Singer 2001).
+
+    Keras's function of this name takes max(0, the largest other logit) in place of the latter.
     """
-    p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
-    classes = jnp.asarray([1]) if logits.shape[-1] == 1 else jnp.arange(logits.shape[-1])
-    g = (label[..., None] == classes.reshape(1, 1, 1, -1)).astype(p.dtype)
-    w = jnp.ones((1, 1, 1, 1)) if weight is None else weight[..., None].astype(p.dtype)
-    p, g = jnp.where(w > 0, p, 0) * w, jnp.where(w > 0, g, 0)  # whatever the logits of pixels that do not count
-    hit, predicted, there = jnp.sum(p * g, (0, 1, 2)), jnp.sum(p, (0, 1, 2)), jnp.sum(w * g, (0, 1, 2))
-    return hit, hit + alpha * (predicted - hit) + beta * (there - hit)
+    return optax.losses.multiclass_hinge_loss(logits, label)
 
 
-def cross_entropy(logits, label, weight=None, *, label_smoothing: float = 0.0):
-    """-log p of the label: the weighted mean over the pixels, sum w l / sum w.
-
-    Ronneberger et al. 2015, equation 1, has the sum.
-    """
-    return weighted_mean(cross_entropy_map(logits, label, label_smoothing=label_smoothing), weight)
+def _yes(logits, label):
+    """1 for the class of each example and 0 for the others, of the shape of `logits`."""
+    return label[:, None].astype(logits.dtype) if logits.shape[-1] == 1 else jax.nn.one_hot(label, logits.shape[-1])
 
 
-def focal(logits, label, weight=None, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None):
-    """-alpha_t (1 - p_t)^gamma log p_t: the weighted mean of `focal_map` over the pixels (Lin et al. 2017)."""
-    return weighted_mean(focal_map(logits, label, gamma=gamma, alpha=alpha), weight)
+def kl_divergence(logits, target):
+    """Kullback-Leibler divergence of softmax(logits) [..., C] from distributions `target` [..., C], in nats [...]."""
+    return optax.kl_divergence(jax.nn.log_softmax(logits), target)
 
 
-def tversky(logits, label, weight=None, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0):
-    """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes (Salehi et al. 2017).
-
-    arXiv:1706.05721, equation 3; beta > alpha prefers a false alarm to a miss.
+def ctc(logits, token, keep=None, *, blank: int = 0):
+    """Connectionist temporal classification: -log p of a sequence, however it is aligned (Graves et al. 2006), in nats.
 
     Args:
-      smooth: in pixels; keeps the quotient defined, and near 1 for a class that the batch does not have.
+      logits: [B, T, C] at every time step.
+      token: int [B, L], the sequence (-1: padding, at the end), without blanks.
+      keep: bool [B, T], the time steps that are real; None: all.
+      blank: the class that stands for no token.
+
+    Returns:
+      [B]; what no alignment can give is about 1e5.
     """
-    some, all_ = overlaps(logits, label, weight, alpha=alpha, beta=beta)
-    return 1 - jnp.mean((some + smooth) / (all_ + smooth))
+    gone = jnp.zeros(logits.shape[:2]) if keep is None else 1.0 - keep
+    padding = (token < 0).astype(jnp.float32)
+    return optax.ctc_loss(logits, gone, jnp.where(token < 0, blank, token), padding, blank_id=blank)
 
 
-def dice(logits, label, weight=None, *, smooth: float = 1.0):
-    """1 - 2 sum p g / (sum p + sum g), the mean over the classes (Milletari et al. 2016, arXiv:1606.04797, section 3).
-
-    That is Tversky with 1/2 and 1/2. Without the paper's squares in the denominator, as is usual: for probabilities
-    of 0 and 1 they make no difference.
-    """
-    return tversky(logits, label, weight, alpha=0.5, beta=0.5, smooth=smooth)
+def mae(prediction, target):
+    """|prediction - target|."""
+    return jnp.abs(prediction - target)
 
 
-def jaccard(logits, label, weight=None, *, smooth: float = 1.0):
-    """1 - intersection / union (Rahman & Wang 2016): Tversky with 1 and 1.
-
-    Of one class, dice / (2 - dice) in terms of the coefficients.
-    """
-    return tversky(logits, label, weight, alpha=1.0, beta=1.0, smooth=smooth)
+def huber(prediction, target, *, delta: float = 1.0):
+    """Half the square of errors up to `delta`, beyond it linear (Huber 1964)."""
+    return optax.huber_loss(prediction, target, delta=delta)
 
 
-def weighted_sum(values, weight=None):
-    """(sum w v, sum w) over all pixels; where w = 0, v may be anything."""
-    if weight is None:
-        return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
-    weight = weight.astype(jnp.float32)
-    return jnp.sum(jnp.where(weight > 0, weight * values, 0)), jnp.sum(weight)
+def mse(prediction, target):
+    """(prediction - target)^2."""
+    return optax.squared_error(prediction, target)
 
 
-def weighted_mean(values, weight=None):
-    """0 where nothing counts."""
-    total, count = weighted_sum(values, weight)
-    return total / jnp.where(count > 0, count, 1)
+def log_cosh(prediction, target):
+    """log cosh(prediction - target): as half the square near 0, as the distance less log 2 far away."""
+    return optax.log_cosh(prediction, target)
 
 
-def log_probabilities(logits):
-    """[B, H, W, classes], for two classes where there is one logit."""
-    if logits.shape[-1] > 1:
-        return jax.nn.log_softmax(logits)
-    return jnp.concatenate([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], axis=-1)
+def poisson(log_rate, target):
+    """exp(log_rate) - target log_rate: -log p of a count by its Poisson rate, less the part that no rate changes."""
+    return jnp.exp(log_rate) - target * log_rate
+
+
+CLASSIFICATION: dict[str, Callable] = {
+    "binary_cross_entropy": binary_cross_entropy,
+    "categorical_hinge": categorical_hinge,
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "squared_hinge": squared_hinge,
+}
+
+REGRESSION: dict[str, Callable] = {
+    "huber": huber,
+    "log_cosh": log_cosh,
+    "mae": mae,
+    "mse": mse,
+    "poisson": poisson,
+}

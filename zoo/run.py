@@ -56,7 +56,7 @@ class Run(NamedTuple):
     steps_per_call: int  # at most
     averaging: Averaging | None
     recompute_stats: Callable | None  # TrainState -> the same with the batch statistics of its average computed anew
-    eval_step: Callable  # (variables, batch) -> metrics, compiled
+    eval_step: Callable  # (variables, batch) -> (metrics, rows or None), compiled; see zoo.step.make_eval_step
     shapes: tuple[TrainState, step.Window]  # of ShapeDtypeStruct, with shardings
     total_steps: int
     eval_every: int
@@ -269,8 +269,11 @@ def _metric_names(task: Task, dataset: Dataset, variables, splits, *, averaged: 
         batch = data.sample(dataset, dataset.meta["eval_batch_size"])
     batch["mask"] = np.ones(dataset.meta["eval_batch_size"], bool)
     batch.pop("weight", None)  # of the training split alone
-    shapes = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
-    names = task.finalize(dict.fromkeys(shapes, 1.0))
+    shapes, rows = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
+    names = list(task.finalize(dict.fromkeys(shapes, 1.0)))
+    if task.scores is not None:
+        output, answer = (np.zeros((2, *x.shape[1:]), x.dtype) for x in rows[:2])
+        names += metrics.numbers(task.scores(output, answer))
     return tuple(
         f"{split}{raw}/{name}" for split in splits for raw in (("", "_raw") if averaged else ("",)) for name in names
     )

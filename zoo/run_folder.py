@@ -11,6 +11,7 @@ bit for bit, as one that was not.
 
 import fcntl
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -86,7 +87,8 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if not math.isnan(value):  # TensorBoard draws none, and tensorboardX warns of each
+                self._events.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Returns when all lines are on the disk."""

@@ -143,12 +143,18 @@ def repeated(train_step: Callable) -> Callable[..., tuple[TrainState, Window]]:
     return train_steps
 
 
-def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch], Metrics]:
-    """(variables, raw batch) -> the metrics of its real rows, to be compiled."""
+def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch], tuple[Metrics, tuple | None]]:
+    """(variables, raw batch) -> the metrics of its real rows and, for a task with scores, (output, answer, mask).
 
-    def eval_step(variables: Variables, batch: Batch) -> Metrics:
+    To be compiled: XLA finds that both need the same forward pass.
+    """
+
+    def eval_step(variables: Variables, batch: Batch) -> tuple[Metrics, tuple | None]:
         model_state = {k: v for k, v in variables.items() if k != "params"}
-        _, (_, metrics) = task.loss(variables["params"], model_state, dataset.preprocess(batch), None, train=False)
-        return metrics
+        batch = dataset.preprocess(batch)
+        _, (_, metrics) = task.loss(variables["params"], model_state, batch, None, train=False)
+        if task.scores is None:
+            return metrics, None
+        return metrics, (*task.rows(variables["params"], model_state, batch), batch["mask"])
 
     return eval_step

@@ -39,12 +39,16 @@ class Task(NamedTuple):
     # (params, batch, key, lr) -> (params, metrics): a whole training step with an update of its own, in place of
     # gradients of the loss and the optimizer, for gradients that are sparse
     step: Callable[..., tuple[Params, Metrics]] | None = None
+    # For metrics that are no sums over rows, in evaluation: (params, model_state, batch) -> (output, answer) of each
+    # row, [B, ...] both, and (output, answer) of all rows of a split, on the host, name -> value (or nested list)
+    rows: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    scores: Callable[[np.ndarray, np.ndarray], dict[str, Any]] | None = None
 
 
 class Source(NamedTuple):
     """A data set as it comes: NumPy arrays by batch key, before any split or normalisation.
 
-    Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N]. A
+    Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N] or [N, K]. A
     segmentation set has label maps instead: uint8 [N, H, W], the class of each pixel, 255 where it does not count.
     A split that the set does not define is None; `zoo.data` then cuts it from the training split.
     """

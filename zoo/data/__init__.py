@@ -213,7 +213,6 @@ def make(
         normalize, statistics = preprocess.fit(train, options["normalize"])
     bytes_in_all = sum(array.nbytes for split in arrays.values() for array in split.values())
     keep = _keep(options, bytes_in_all)
-    target_mean, target_std = preprocess.moments(train["target"][:, None]) if "target" in train else (None, None)
     meta = {
         "name": options["name"],
         "batch_size": batch_size,
@@ -229,12 +228,20 @@ def make(
         "class_counts": _class_counts(source, train),
         "feature_names": source.feature_names,
         "vocab": source.vocab,
-        "target_mean": None if target_mean is None else target_mean.item(),
-        "target_std": None if target_std is None else target_std.item() or 1.0,
+        **_target_statistics(train.get("target")),
         **statistics,
     }
     train_feed = (feed.on_device if keep else feed.streamed)(train, batch_size, seed, mesh)
     return Dataset(train_feed, feed.evaluation(arrays, eval_batch_size, mesh, keep=keep), normalize, meta)
+
+
+def _target_statistics(target: np.ndarray | None) -> dict[str, Any]:
+    """Numbers, or lists of them where there are several targets; the deviation of equal ones counts as 1."""
+    if target is None:
+        return dict.fromkeys(("target_mean", "target_std", "target_min"))
+    mean, std = preprocess.moments(target if target.ndim > 1 else target[:, None])
+    mean, std = (x.tolist() if target.ndim > 1 else x.item() for x in (mean, np.where(std > 0, std, 1.0)))
+    return {"target_mean": mean, "target_std": std, "target_min": float(target.min())}
 
 
 def _running_text(options: Mapping[str, Any], source: Source, mesh: Mesh) -> Dataset:

@@ -72,7 +72,7 @@ def make(options: Mapping[str, Any], source: Source, *, mesh: Mesh, keep: bool) 
         "unit": unit,
         "vocab": vocab,
         **dict.fromkeys(("num_classes", "class_names", "class_counts", "feature_names")),
-        **dict.fromkeys(("target_mean", "target_std", "mean", "std")),
+        **dict.fromkeys(("target_mean", "target_std", "target_min", "mean", "std")),
     }
     evaluation = feed.evaluation(arrays, meta["eval_batch_size"], mesh, keep=keep)
     return Dataset(_feed(train, length, mesh, keep=keep), evaluation, lambda batch: batch, meta)

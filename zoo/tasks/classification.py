@@ -1,12 +1,15 @@
 """Classification of whole examples: softmax over the classes, or one logit for two classes."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from zoo.errors import UserError
+from zoo import losses
+from zoo.errors import UserError, lookup
+from zoo.options import check_rate
 from zoo.tasks.supervised import apply_model, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
@@ -27,51 +30,130 @@ def make(
     meta: Mapping,
     *,
     binary: bool = False,
-    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+    label_smoothing: float | None = None,
+    focal_gamma: float | None = None,
+    focal_alpha: float | Sequence[float] | None = None,
+    class_weights: str | Sequence[float] = (),
+    temperature: float = 1.0,
     top_k: Sequence[int] = (),
+    metrics: Sequence[str] = (),
+    coverage_threshold: float | None = None,
 ) -> Task:
-    """Cross-entropy in nats; metrics loss, accuracy and `top<k>_accuracy`, each as (sum, count).
+    """Metrics loss, accuracy and `top<k>_accuracy`, each as (sum, count), and those of `zoo.scores` that are asked for.
+
+    The loss that evaluation reports is the one that is trained, without label smoothing and class weights.
 
     Mixed examples (zoo.data.mixing: 'label_mixed' [B], 'label_share' [B]) have their loss shared between both labels
     in training; what counts as correct is 'label'.
 
     Args:
       model: module from batch['image'] or batch['feature'] to logits [B, num_outputs].
-      meta: of the data set; `num_classes` is read.
+      meta: of the data set; `num_classes`, `class_names` and `class_counts` are read.
       binary: one logit and the logistic loss instead of two logits and softmax.
-      label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, section 7); in the
-        training loss alone: evaluation reports the plain cross-entropy.
+      loss: a name of `zoo.losses.CLASSIFICATION`.
+      label_smoothing: of both cross-entropies in training; default 0.
+      focal_gamma, focal_alpha: of the focal loss; default 2 and no weights.
+      class_weights: factors on the training losses of the rows of each class; or 'balanced', rows / (classes * rows
+        of the class) in the training split, as in scikit-learn. The mean is still over the number of rows, as in Keras.
+      temperature: logits are divided by it, in training and evaluation: above 1, probabilities are more even. With
+        --eval_only it is the temperature scaling of Guo et al. 2017 (section 4.2), to be judged by calibration_error.
       top_k: the k for which to report how often the label is among the k largest logits.
+      metrics: names of `zoo.scores.SCORES`.
+      coverage_threshold: of the metric coverage; default 0.9.
     """
-    classes = meta["num_classes"]
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"task classification: label_smoothing is {label_smoothing}; it must be in [0, 1)")
+    classes, outputs = meta["num_classes"], num_outputs(meta, binary=binary)
+    options = {"label_smoothing": label_smoothing, "focal_gamma": focal_gamma, "focal_alpha": focal_alpha}
+    loss_of, trained = _loss(loss, outputs, {key: value for key, value in options.items() if value is not None})
+    evaluated = {key: value for key, value in trained.items() if key != "label_smoothing"}
+    weights = _class_weights(class_weights, meta)
+    if not temperature > 0:
+        raise UserError(f"task classification: temperature is {temperature}; it must be above 0")
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
     if any(not 0 < k < classes for k in top_k):
         raise UserError(f"task classification: top_k is {tuple(top_k)}; each k must be between 1 and {classes - 1}")
 
-    def cross_entropy(logits, labels, smooth: float):
-        if binary:
-            return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels * (1 - smooth) + smooth / 2)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        if smooth:
-            losses = (1 - smooth) * losses - smooth * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-        return losses
-
-    def loss(params, model_state, batch, key, *, train: bool):
+    def logits_of(params, model_state, batch, key, *, train: bool):
         logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
-        labels, mask = batch["label"], batch.get("mask")
-        smooth = label_smoothing if train else 0.0
-        losses = cross_entropy(logits, labels, smooth)
+        return logits if temperature == 1 else logits / temperature, model_state
+
+    def losses_of(logits, label, *, train: bool):
+        each = loss_of(logits, label, **(trained if train else evaluated))
+        return each * jnp.take(weights, label) if train and weights is not None else each
+
+    def loss_fn(params, model_state, batch, key, *, train: bool):
+        logits, model_state = logits_of(params, model_state, batch, key, train=train)
+        label, mask = batch["label"], batch.get("mask")
+        each = losses_of(logits, label, train=train)
         if train and "label_mixed" in batch:  # images made of two, see zoo.data.mixing
             share = batch["label_share"]
-            losses = share * losses + (1 - share) * cross_entropy(logits, batch["label_mixed"], smooth)
-        correct = ((logits[:, 0] > 0) if binary else jnp.argmax(logits, -1)) == labels
-        metrics = {"loss": masked_sum(losses, mask), "accuracy": masked_sum(correct, mask)}
+            each = share * each + (1 - share) * losses_of(logits, batch["label_mixed"], train=train)
+        correct = ((logits[:, 0] > 0) if binary else jnp.argmax(logits, -1)) == label
+        sums = {"loss": masked_sum(each, mask), "accuracy": masked_sum(correct, mask)}
         for k in top_k:  # of equal logits the first counts as the largest, as in the accuracy
-            found = jax.lax.top_k(logits, k)[1] == labels[:, None]
-            metrics[f"top{k}_accuracy"] = masked_sum(jnp.any(found, -1), mask)
-        return masked_mean(losses, mask), (model_state, metrics)
+            found = jax.lax.top_k(logits, k)[1] == label[:, None]
+            sums[f"top{k}_accuracy"] = masked_sum(jnp.any(found, -1), mask)
+        return masked_mean(each, mask), (model_state, sums)
 
-    return Task(init_model(model), loss)
+    def rows(params, model_state, batch):
+        logits, _ = logits_of(params, model_state, batch, None, train=False)
+        return logits, batch["label"]
+
+    return Task(init_model(model), loss_fn, rows=rows, scores=_scores(metrics, meta, coverage_threshold))
+
+
+def _loss(name: str, outputs: int, options: Mapping):
+    """The loss called `name` and its options, by the names that it has for them."""
+    loss_of = lookup("classification loss", name, losses.CLASSIFICATION)
+    if name == "categorical_hinge" and outputs == 1:
+        raise UserError("task classification: loss categorical_hinge compares logits, and binary=True has only one")
+    own = {key.removeprefix("focal_"): value for key, value in options.items()}
+    for option, key in zip(own, options, strict=True):
+        takes = [other for other, fn in losses.CLASSIFICATION.items() if option in inspect.signature(fn).parameters]
+        if name not in takes:
+            raise UserError(
+                f"task classification: {key} is an option of loss {' and '.join(takes)}, and loss is {name}; leave it "
+                "out"
+            )
+    check_rate("task classification", label_smoothing=own.get("label_smoothing", 0.0))
+    if own.get("gamma", 0) < 0:
+        raise UserError(f"task classification: focal_gamma is {own['gamma']}; it must be zero or more")
+    if "alpha" in own:
+        losses.focal_weights(own["alpha"], outputs)
+    return loss_of, own
+
+
+def _class_weights(given: str | Sequence[float], meta: Mapping) -> np.ndarray | None:
+    """float32 [classes], or None for no weights."""
+    classes = meta["num_classes"]
+    if isinstance(given, str):
+        if given != "balanced":
+            raise UserError(f"task classification: class_weights is {given!r}; it must be 'balanced', or numbers")
+        counts = np.array(meta["class_counts"])
+        if not counts.all():
+            missing = int(np.flatnonzero(counts == 0)[0])
+            raise UserError(
+                f"task classification: class_weights is 'balanced', but class {missing} has no training rows; give "
+                "numbers"
+            )
+        return np.float32(counts.sum() / (classes * counts))
+    if given and (len(given) != classes or min(given) < 0 or not any(given)):
+        raise UserError(
+            f"task classification: class_weights is {tuple(given)}; it must be {classes} numbers of 0 or more, and not "
+            "only 0"
+        )
+    return np.float32(given) if given else None
+
+
+def _scores(names: Sequence[str], meta: Mapping, threshold: float | None):
+    if threshold is not None:
+        if "coverage" not in names:
+            raise UserError("task classification: coverage_threshold is for the metric coverage; add it to metrics")
+        if not 0 < threshold <= 1:
+            raise UserError(f"task classification: coverage_threshold is {threshold}; it must be in (0, 1]")
+    if not names:
+        return None
+    from zoo import scores  # imports all of scikit-learn's metrics: only where they are asked for
+
+    return scores.make(names, meta, threshold=0.9 if threshold is None else threshold)

@@ -7,19 +7,19 @@ model's output is smaller than the label map (valid padding), that is cut to its
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from zoo import losses
+from zoo import losses, segmentation_losses
 from zoo.errors import UserError, lookup
+from zoo.metrics import class_words
 from zoo.options import check_rate
 from zoo.tasks.supervised import apply_model, init_model
 from zoo.types import Task
 
-PIXEL_LOSSES = {"cross_entropy": losses.cross_entropy_map, "focal": losses.focal_map}
+PIXEL_LOSSES = {"cross_entropy": segmentation_losses.cross_entropy_map, "focal": segmentation_losses.focal_map}
 # name -> the alpha and beta of the Tversky index that it is
 REGION_LOSSES = {"dice": (0.5, 0.5), "jaccard": (1.0, 1.0), "tversky": (0.3, 0.7)}
 # option -> the losses that read it; in the order of `make`
@@ -71,7 +71,7 @@ def make(
         foreground where binary).
       ignore_index: the label of pixels that count nowhere.
       label_smoothing: of the cross-entropy in training; default 0.
-      focal_gamma, focal_alpha: see `zoo.losses.focal_map`; default 2 and no weights.
+      focal_gamma, focal_alpha: see `zoo.segmentation_losses.focal_map`; default 2 and no weights.
       tversky_alpha, tversky_beta: weight of false positives and false negatives; default 0.3 and 0.7.
       smooth: pixels added to both sides of the quotients of region losses in training; default 1.
       views: 8 evaluates the mean of the probabilities over the rotations by 90 degrees and mirror images of square
@@ -84,7 +84,7 @@ def make(
     given = {key: value for key, value in zip(OPTIONS, values, strict=True) if value is not None}
     _check_options(given, parts, num_outputs(meta, binary=binary))
     classes = range(meta["num_classes"])
-    names = _class_words(meta.get("class_names") or [f"class{k}" for k in classes])
+    names = class_words(meta)
     pixel_options = {
         "cross_entropy": {"label_smoothing": given.get("label_smoothing", 0.0)},
         "focal": {"gamma": given.get("focal_gamma", 2.0), "alpha": given.get("focal_alpha")},
@@ -103,12 +103,12 @@ def make(
         for name, factor in parts.items():
             if name in PIXEL_LOSSES:
                 options = pixel_options[name] if train or name == "focal" else {}
-                pair = losses.weighted_sum(PIXEL_LOSSES[name](logits, label, **options), weight)
+                pair = segmentation_losses.weighted_sum(PIXEL_LOSSES[name](logits, label, **options), weight)
                 metrics[f"_loss_{name}"] = pair
                 total += factor * pair[0] / jnp.where(pair[1] > 0, pair[1], 1)
             else:
                 alpha, beta = tversky if name == "tversky" else REGION_LOSSES[name]
-                some, all_ = losses.overlaps(logits, label, valid, alpha=alpha, beta=beta)
+                some, all_ = segmentation_losses.overlaps(logits, label, valid, alpha=alpha, beta=beta)
                 total += factor * (1 - jnp.mean((some + constant) / (all_ + constant)))
                 # Never 0 / 0, where the softmax has rounded an absent class to nothing.
                 metrics |= {
@@ -162,7 +162,7 @@ def _mean_over_views(apply, batch, *, binary: bool):
         return jnp.where(view & 1, x.swapaxes(1, 2), x)
 
     def log_p(view):
-        return losses.log_probabilities(turned_back(apply({**batch, "image": turned(image, view)}), view))
+        return segmentation_losses.log_probabilities(turned_back(apply({**batch, "image": turned(image, view)}), view))
 
     mean = jax.nn.logsumexp(jax.lax.map(log_p, jnp.arange(8)), axis=0) - math.log(8)
     return mean[..., 1:] - mean[..., :1] if binary else mean
@@ -223,18 +223,10 @@ def _check_options(given: Mapping, parts: Mapping, outputs: int) -> None:
                 f"{' and '.join(parts)}; leave it out"
             )
         if key == "focal_alpha":
-            weights = losses.class_weights(value, outputs)
-            if min(weights) < 0 or max(weights) <= 0:
-                raise UserError(f"task segmentation: focal_alpha is {value}; the weights of classes cannot be negative")
+            losses.focal_weights(value, outputs)
         elif key == "label_smoothing":
             check_rate("task segmentation", label_smoothing=value)
         elif value < 0:
             raise UserError(f"task segmentation: {key} is {value}; it must be zero or more")
     if given.get("tversky_alpha", 0.3) == given.get("tversky_beta", 0.7) == 0:
         raise UserError("task segmentation: tversky_alpha and tversky_beta are 0; then every prediction is perfect")
-
-
-def _class_words(class_names: Sequence[str]) -> list[str]:
-    """Class names as parts of the names of metrics, all different."""
-    words = [re.sub(r"\W+", "_", str(name)) for name in class_names]
-    return words if len(set(words)) == len(words) else [f"{word}_{k}" for k, word in enumerate(words)]
