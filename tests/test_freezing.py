@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import checkpoint, freezing, optim, tasks
+from zoo import checkpoint, fine_tuning, freezing, tasks
 from zoo.errors import UserError
 from zoo.rules import flatten
 
@@ -37,7 +37,7 @@ def gradients(task, variables, batch):
 
 def frozen(small, *, freeze=(), stats=()):
     task, variables, _ = small
-    labels = optim.frozen_labels(freeze, variables["params"])
+    labels = fine_tuning.frozen_labels(freeze, variables["params"])
     return freezing.frozen(task, labels, freezing.norms(stats, variables))
 
 

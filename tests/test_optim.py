@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from zoo import optim, rules
+from zoo import fine_tuning, optim, rules
 from zoo.errors import UserError
 
 LR = 0.05
@@ -86,12 +86,28 @@ PEERS = [
     ),
     ("adagrad", {}, lambda lr: optax.adagrad(lr)),
     ("adagrad", {"initial_accumulator": 0.5, "eps": 1e-3}, lambda lr: optax.adagrad(lr, 0.5, 1e-3)),
-]
+    ("momentum", {}, lambda lr: optax.sgd(lr, momentum=0.9)),
+    ("nesterov", {"momentum": 0.8}, lambda lr: optax.sgd(lr, momentum=0.8, nesterov=True)),
+    ("adadelta", {}, lambda lr: optax.adadelta(lr)),
+    ("adadelta", {"rho": 0.5, "eps": 1e-3}, lambda lr: optax.adadelta(lr, 0.5, 1e-3)),
+    ("adamax", {}, lambda lr: optax.adamax(lr)),
+    ("nadam", {}, lambda lr: optax.nadam(lr)),
+    ("amsgrad", {"b2": 0.9}, lambda lr: optax.amsgrad(lr, b2=0.9)),
+    ("lamb", {}, lambda lr: optax.lamb(lr)),
+    ("lars", {"nesterov": True, "eps": 1e-3}, lambda lr: optax.lars(
+        lr, nesterov=True, eps=1e-3, trust_ratio_mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params))),
+    ("lion", {}, lambda lr: optax.lion(lr, weight_decay=0)),
+    ("muon", {}, lambda lr: optax.contrib.muon(lr, consistent_rms=0.2)),
+    ("muon", {"rms": 0.0, "nesterov": False, "ns_steps": 3},
+     lambda lr: optax.contrib.muon(lr, nesterov=False, ns_steps=3)),
+    ("schedule_free_sgd", {}, lambda lr: optax.contrib.schedule_free_sgd(lr)),
+    ("schedule_free_adamw", {"weight_power": 1.0}, lambda lr: optax.contrib.schedule_free_adamw(lr, weight_lr_power=1)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, options, peer", PEERS)
 def test_as_in_optax(params, name, options, peer):
-    params = {"head": params["head"]}
+    params = {"dense1": params["dense1"]}
     found = trained(params, name, **options)
     assert moved(params, found) == set(rules.flatten(params))
     # The rate is applied after the momentum of rmsprop (as in PyTorch), in optax before: equal but for rounding.
@@ -100,7 +116,7 @@ def test_as_in_optax(params, name, options, peer):
 
 
 def test_every_optimizer_has_a_peer():
-    assert {name for name, _, _ in PEERS} == set(optim.OPTIMIZERS)
+    assert {name for name, _, _ in PEERS} == set(optim.OPTIMIZERS) - {"ftrl"}  # optax has none: test_optimizers.py
 
 
 def test_the_schedule_sees_the_step(params):
@@ -178,7 +194,7 @@ def test_lr_mults_scale_the_step(params, name):
 
     plain, scaled = first_update(weight_decay=0.1), first_update(**options)
     for path, factor in {"dense1/bias": 3, "dense1/kernel": 1, "head/bias": 0.25, "head/kernel": 0.25}.items():
-        np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-6)
+        np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-6, atol=2e-7)
 
 
 # --- freezing --------------------------------------------------------------------------------------------------
@@ -208,7 +224,9 @@ def test_the_others_learn_as_if_the_frozen_were_not_there(params):
 @pytest.mark.parametrize(
     "name, options, moments",
     [("sgd", {}, 0), ("sgd", {"momentum": 0.9}, 1), ("adam", {}, 2), ("adamw", {}, 2), ("adagrad", {}, 1),
-     ("rmsprop", {}, 1), ("rmsprop", {"centered": True, "momentum": 0.9}, 3)],
+     ("rmsprop", {}, 1), ("rmsprop", {"centered": True, "momentum": 0.9}, 3), ("ftrl", {}, 2), ("lion", {}, 1),
+     ("schedule_free_sgd", {}, 1), ("schedule_free_adamw", {}, 2), ("adam", {"lookahead": (5, 0.5)}, 3),
+     ("adam", {"accumulate": 2}, 3), ("sgd", {"sam_rho": 0.1, "clip_global_norm": 1.0}, 0)],
 )  # fmt: skip
 def test_frozen_parameters_have_no_moments(params, name, options, moments):
     """The state holds nothing of a frozen parameter's shape: count its leaves."""
@@ -231,7 +249,7 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(params):
 
 
 def test_frozen_labels(params):
-    labels = rules.flatten(optim.frozen_labels((".*kernel",), params))
+    labels = rules.flatten(fine_tuning.frozen_labels((".*kernel",), params))
     assert labels == {
         "dense1/bias": "train", "dense1/kernel": "freeze", "head/bias": "train", "head/kernel": "freeze",
     }  # fmt: skip
@@ -297,10 +315,18 @@ def test_clipping_comes_before_the_decay(params, grads):
 @pytest.mark.parametrize(
     "options, line",
     [
-        ({"name": "adamm"}, r"unknown optimizer 'adamm'; did you mean 'adam' or 'adamw'"),
+        ({"name": "adamm"}, r"unknown optimizer 'adamm'; did you mean 'adam' or '"),
         ({"name": "sgd", "momentun": 0.9}, r"config\.optim: sgd has no option 'momentun'; did you mean 'momentum'"),
         ({"name": "adam", "weight_decy": 0.9}, r"did you mean 'weight_decay'"),
-        ({"name": "adam", "momentum": 0.9}, r"adam has no option 'momentum'"),
+        ({"name": "adam", "momentum": 0.9},
+         r"config\.optim: adam has no option 'momentum'; lars, momentum, nesterov, rmsprop, sgd have it"),
+        ({"name": "adam", "trust": 0.9}, r"config\.optim: adam has no option 'trust'; lars has it"),
+        ({"name": "adam", "rate": 0.9}, r"adam has no option 'rate'"),
+        ({"name": "adam", "b1": 1.0}, r"config\.optim: adam: b1 is 1\.0; it must be in \[0, 1\)"),
+        ({"name": "sgd", "momentum": 0.9, "form": "torch"}, r"unknown optim\.form 'torch'; did you mean 'pytorch'"),
+        ({"name": "sgd", "form": "keras"}, r"form needs a momentum"),
+        ({"name": "ftrl", "l1": -1.0}, r"config\.optim\.l1 is -1\.0; it must be zero or more"),
+        ({"name": "schedule_free_sgd", "b1": 0.0}, r"config\.optim\.b1 is 0\.0; schedule-free"),
         ({"name": "adam", "decay": 0.9}, r"adam has no option 'decay'"),
         ({"name": "sgd", "nesterov": True}, r"nesterov needs a momentum"),
         ({"name": "rmsprop", "nesterov": True}, r"nesterov needs a momentum"),

@@ -21,7 +21,7 @@ def frozen(task: Task, labels, norms: Mapping[str, bool]) -> Task:
 
     Args:
       task: with a loss.
-      labels: 'freeze' or 'train' for every parameter, as `zoo.optim.frozen_labels` gives them.
+      labels: 'freeze' or 'train' for every parameter, as `zoo.fine_tuning.frozen_labels` gives them.
       norms: as the function of this name gives them.
     """
     constants = "freeze" in jax.tree.leaves(labels)

@@ -213,7 +213,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 unlogged = (step, window)
             save, monitored, evaluation = step % run.save_every == 0 or step == total, None, {}
             evaluates = step % run.eval_every == 0 or step == total
-            if run.recompute_stats and (save or evaluates) and step > run.averaging.start:
+            if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
                 with watch.phase("eval"):
                     state = run.recompute_stats(state)
             if evaluates:

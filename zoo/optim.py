@@ -1,65 +1,20 @@
-"""Optimizers by optax's names, with decay, learning-rate multipliers, freezing and clipping.
-
-Weight decay follows what each optimizer is known for: added to the gradient (L2, as in PyTorch) for sgd, adam,
-rmsprop and adagrad, decoupled from it (Loshchilov & Hutter 2019) for adamw.
-"""
+"""The optimizer of a config: an update rule by name, and what happens to gradients and rates around it."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from zoo import fine_tuning, gradients, rules
 from zoo import options as options_of
-from zoo import rules
 from zoo.errors import UserError, lookup
+from zoo.optimizers import AVERAGING, OPTIMIZERS, schedule_free_average
 
-# Each takes (decay, **options) and returns the transformation up to, not including, the learning rate.
-Rule = Callable[..., optax.GradientTransformation]
-
-
-def sgd(decay, *, momentum: float = 0.0, nesterov: bool = False):
-    """Stochastic gradient descent, with classical or Nesterov momentum."""
-    if nesterov and not momentum:
-        raise UserError("optim: nesterov needs a momentum; set optim.momentum, for example 0.9")
-    trace = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
-    return optax.chain(decay, trace)
-
-
-def adam(decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, nesterov: bool = False):
-    """Adaptive moments (Kingma & Ba 2015); weight decay is added to the gradient."""
-    return optax.chain(decay, optax.scale_by_adam(b1, b2, eps, nesterov=nesterov))
-
-
-def adamw(decay, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, nesterov: bool = False):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
-    return optax.chain(optax.scale_by_adam(b1, b2, eps, nesterov=nesterov), decay)
-
-
-def rmsprop(
-    decay, *, rho: float = 0.9, eps: float = 1e-8, centered: bool = False, momentum: float = 0.0, nesterov: bool = False
-):
-    """Gradients over the root of a running mean of their squares (Tieleman & Hinton 2012)."""
-    scale = optax.scale_by_stddev if centered else optax.scale_by_rms
-    return optax.chain(decay, scale(decay=rho, eps=eps), sgd(optax.identity(), momentum=momentum, nesterov=nesterov))
-
-
-def adagrad(decay, *, initial_accumulator: float = 0.1, eps: float = 1e-7):
-    """Gradients over the root of the sum of all their squares (Duchi et al. 2011)."""
-    return optax.chain(decay, optax.scale_by_rss(initial_accumulator, eps))
-
-
-OPTIMIZERS: dict[str, Rule] = {
-    "adagrad": adagrad,
-    "adam": adam,
-    "adamw": adamw,
-    "rmsprop": rmsprop,
-    "sgd": sgd,
-}
-
+__all__ = ["AVERAGING", "COMMON", "OPTIMIZERS", "make", "schedule_free_average"]
 
 # What config.optim may hold beside the options of the optimizer itself.
 COMMON = {
@@ -67,95 +22,150 @@ COMMON = {
     "weight_decay": 0.0,
     "wd_mults": ((r".*kernel", 1.0),),  # (regex, factor of weight_decay); what matches nothing is not decayed
     "lr_mults": (),  # (regex, factor of lr)
+    "layer_decay": None,  # factor of lr for each stage below the head, such as 0.75 (zoo.fine_tuning)
     "freeze": (),  # regexes of parameters that never move
+    "unfreeze": (),  # (percent of the run, regex): parameters that move, and have moments, only from there on
     "clip_value": None,  # each gradient entry into [-c, c]
     "clip_norm": None,  # each parameter's gradient to at most this L2 norm
+    "clip_adaptive": None,  # each unit's gradient to at most this share of its weights' norm, such as 0.01
     "clip_global_norm": None,  # all gradients together to at most this L2 norm
+    "noise": None,  # (eta, gamma): normal noise of variance eta / (1 + step) ** gamma, such as (0.01, 0.55)
+    "accumulate": None,  # batches per update: k, or ((percent of the run, k), ...) to let the batch grow
+    "sam_rho": None,  # sharpness-aware minimization: radius, such as 0.05; two gradients per step
+    "lookahead": None,  # (k, alpha): every k updates back to slow weights that follow by alpha, such as (5, 0.5)
 }
+SHARES = ("b1", "b2", "beta", "momentum", "rho")  # options that are shares of what was before
 
 
-def add_decay(weight_decay: float, mults) -> optax.GradientTransformation:
-    """Adds `weight_decay * mult * parameter` to the updates, with one multiplier per leaf."""
-
-    def update(updates, state, params=None):
-        decayed = jax.tree.map(lambda u, p, m: u + weight_decay * m * p if m else u, updates, params, mults)
-        return decayed, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def scale_by_mults(mults) -> optax.GradientTransformation:
-    """Multiplies the updates by one factor per leaf."""
-    return optax.stateless(lambda updates, params: jax.tree.map(lambda u, m: u * m, updates, mults))
-
-
-def make(options: Mapping[str, Any], schedule: Callable, params) -> optax.GradientTransformation:
+def make(
+    options: Mapping[str, Any], schedule: Callable, params, *, total_steps: int | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer of `config.optim` for these parameters.
 
-    In this order: clipping (value, norm, global norm), the optimizer with its decay, `lr_mults`, the schedule.
-    Frozen parameters get no update, no decay and no moments.
+    In this order: SAM, accumulation, clipping (value, norm, adaptive, global norm), noise, the optimizer with its decay
+    and its rate (the schedule's at the step of the loop, times `lr_mults` and `layer_decay`), lookahead. Frozen
+    parameters get no update, no decay and no moments.
+
+    `update` takes extra arguments where an option asks for them: `grad_fn` (parameters -> gradients, for `sam_rho`) and
+    `noise_key` (() -> key of the step, for `noise`).
+
+    Args:
+      options: `name`, any of COMMON, and options of the optimizer itself; None: the default.
+      schedule: step of the loop -> learning rate.
+      params: the parameters, or their shapes.
+      total_steps: length of the run, which percentages refer to.
 
     Raises:
-      UserError: an unknown optimizer or option, or a rule that matches no parameter.
+      UserError: an unknown optimizer or option, a bad value, or a rule that matches no parameter.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    fn = lookup("optimizer", options["name"], OPTIMIZERS)
+    name = options["name"]
+    fn = lookup("optimizer", name, OPTIMIZERS)
     own = {key: value for key, value in options.items() if key not in COMMON and key != "name"}
-    known = set(inspect.signature(fn).parameters) - {"decay"}
-    options_of.check(f"config.optim: {options['name']}", fn, own, known=known | set(COMMON))
+    _check_own(name, own)
     common = {**COMMON, **options}
     _positive("lr", common["lr"])
     if common["weight_decay"] < 0:
         raise UserError(f"config.optim.weight_decay is {common['weight_decay']}; it must be zero or more")
-    clips = [
-        make_clip(_positive(key, common[key]))
-        for key, make_clip in (
-            ("clip_value", optax.clip),
-            ("clip_norm", clip_by_norm),
-            ("clip_global_norm", optax.clip_by_global_norm),
+
+    labels = fine_tuning.frozen_labels(common["freeze"], params)
+    starts = fine_tuning.first_steps(common["unfreeze"], labels, total_steps)
+    wd_mults = rules.assign(common["wd_mults"], params, default=0.0, setting="optim.wd_mults")
+    mults = rules.assign(common["lr_mults"], params, default=1.0, setting="optim.lr_mults")
+    if (decay := common["layer_decay"]) is not None:
+        if not _positive("layer_decay", decay) <= 1:
+            raise UserError(f"config.optim.layer_decay is {decay}; it must be at most 1, for example 0.75")
+        mults = jax.tree.map(lambda a, b: a * b, mults, fine_tuning.depth_factors(decay, params))
+
+    tx = fn(gradients.add_decay(common["weight_decay"], wd_mults), gradients.scale_by_rate(mults), **own)
+    later = sorted({start for start in jax.tree.leaves(starts) if 0 < start < math.inf})
+    if later:
+        groups = {0: tx} | {start: gradients.beginning(tx, start) for start in later}
+        tx = optax.partition(groups, _masked(starts, labels))
+    tx = optax.chain(*([gradients.gated(starts)] if later else []), *_before(common), tx)
+    if common["lookahead"] is not None:
+        tx = gradients.lookahead(tx, *_lookahead(name, common["lookahead"]))
+    if common["accumulate"] is not None:
+        tx = gradients.accumulate(tx, _growth(common["accumulate"], total_steps))
+    if common["freeze"]:
+        tx = optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
+    if common["sam_rho"] is not None:
+        tx = gradients.sharpness_aware(tx, _positive("sam_rho", common["sam_rho"]), starts)
+    return gradients.at_each_step(tx, schedule)
+
+
+def _check_own(name: str, own: Mapping[str, Any]) -> None:
+    """Refuses options that the optimizer does not have, and says which one does."""
+    own_of = {other: set(inspect.signature(fn).parameters) - {"decay", "rate"} for other, fn in OPTIMIZERS.items()}
+    for key in set(own) - own_of[name]:
+        others = [other for other, keys in own_of.items() if key in keys]
+        if others:
+            has = "have it" if len(others) > 1 else "has it"
+            raise UserError(f"config.optim: {name} has no option {key!r}; {', '.join(others)} {has}")
+    what = f"config.optim: {name}"
+    options_of.check(what, OPTIMIZERS[name], own, known=own_of[name] | set(COMMON))
+    options_of.check_rate(what, **{key: value for key, value in own.items() if key in SHARES})
+
+
+def _before(common: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+    """What gradients go through before the optimizer."""
+    clips = {
+        "clip_value": optax.clip,
+        "clip_norm": gradients.clip_by_norm,
+        "clip_adaptive": gradients.clip_adaptive,
+        "clip_global_norm": optax.clip_by_global_norm,
+    }
+    before = [clip(_positive(key, common[key])) for key, clip in clips.items() if common[key] is not None]
+    if common["noise"] is None:
+        return before
+    eta, gamma = _pair("noise", common["noise"], "(eta, gamma), for example (0.01, 0.55)")
+    if not (eta > 0 and gamma >= 0):
+        raise UserError(f"config.optim.noise is {(eta, gamma)}; eta must be positive and gamma zero or more")
+    return [*before, gradients.add_noise(eta, gamma)]
+
+
+def _lookahead(name: str, setting) -> tuple[int, float]:
+    every, alpha = _pair("lookahead", setting, "(updates, share), for example (5, 0.5)")
+    if not isinstance(every, int) or every < 2 or not 0 < alpha < 1:
+        raise UserError(
+            f"config.optim.lookahead is {(every, alpha)}; it must be at least 2 updates, and a share between 0 and 1"
         )
-        if common[key] is not None
-    ]
-    labels = frozen_labels(common["freeze"], params)
-
-    def factors(key: str, default: float):
-        """One factor per trained parameter; `optax.partition` hides the frozen ones from `tx`."""
-        tree = rules.assign(common[key], params, default=default, setting=f"optim.{key}")
-        return jax.tree.map(lambda f, label: f if label == "train" else optax.MaskedNode(), tree, labels)
-
-    mults, wd_mults = factors("lr_mults", 1.0), factors("wd_mults", 0.0)
-    decay = add_decay(common["weight_decay"], wd_mults) if common["weight_decay"] else optax.identity()
-    tx = optax.chain(
-        *clips,
-        fn(decay, **own),
-        scale_by_mults(mults) if common["lr_mults"] else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
-    )
-    if not common["freeze"]:
-        return tx
-    if "train" not in jax.tree.leaves(labels):
-        raise UserError("optim.freeze: the rules freeze every parameter; nothing is left to train")
-    return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
+    if name in AVERAGING:
+        raise UserError(f"config.optim.lookahead: {name} averages already; leave it out")
+    return every, alpha
 
 
-def frozen_labels(freeze: Sequence[str], params):
-    """'freeze' or 'train' for every parameter."""
-    if isinstance(freeze, str):
-        raise UserError(f"optim.freeze is {freeze!r}; it must be a tuple of regexes, such as ({freeze!r},)")
-    return rules.assign([(regex, "freeze") for regex in freeze], params, default="train", setting="optim.freeze")
+def _growth(setting, total_steps: int | None) -> list[tuple[int, int]]:
+    """(step, batches per update from there on), the first at step 0, of `config.optim.accumulate`."""
+    pairs = [(0, setting)] if isinstance(setting, int) else setting
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
+        raise UserError(
+            f"config.optim.accumulate is {setting!r}; it must be a number of batches, or (percent, k) pairs"
+        )
+    steps = [fine_tuning.percent_of_run("accumulate", pair, total_steps) for pair in pairs]
+    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for _, k in pairs):
+        raise UserError(
+            f"config.optim.accumulate is {setting!r}; an update needs a whole number of batches, at least 1"
+        )
+    if steps != sorted(set(steps)):
+        raise UserError(f"config.optim.accumulate is {setting!r}; the percentages must grow, by a step at least")
+    growth = [(step, k) for step, (_, k) in zip(steps, pairs, strict=True)]
+    return growth if steps[0] == 0 else [(0, 1), *growth]
 
 
-def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales each parameter's gradient on its own to at most `max_norm` in L2."""
+def _masked(starts, labels):
+    """`starts` as they look inside of `optax.partition`, which hides what is frozen."""
+    return jax.tree.map(lambda start, label: start if label == "train" else optax.MaskedNode(), starts, labels)
 
-    def clip(update):
-        norm = jnp.sqrt(jnp.sum(jnp.square(update)))
-        return update * jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
 
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+def _pair(key: str, setting, what: str) -> tuple[float, float]:
+    fits = isinstance(setting, Sequence) and not isinstance(setting, str) and len(setting) == 2
+    if not fits or any(isinstance(x, bool) or not isinstance(x, Real) for x in setting):
+        raise UserError(f"config.optim.{key} is {setting!r}; it must be {what}")
+    return tuple(setting)
 
 
 def _positive(key: str, value) -> float:
-    if not isinstance(value, Real) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
         raise UserError(f"config.optim.{key} is {value!r}; it must be a positive number")
     return value

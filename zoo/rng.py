@@ -6,7 +6,7 @@ batches or the dropout masks.
 
 import jax
 
-STREAMS = ("init", "augment", "model")
+STREAMS = ("init", "augment", "model", "noise")
 
 
 def key(seed, stream: str, step=0):

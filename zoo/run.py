@@ -17,6 +17,7 @@ from zoo import (
     data,
     durations,
     early_stopping,
+    fine_tuning,
     freezing,
     metrics,
     models,
@@ -121,14 +122,17 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
         if config.probe:
             probe.check(config, model, variables, model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))))
         options = {**config.optim, "freeze": probe.ENCODER} if config.probe else config.optim
-        tx = optim.make(options, schedule, variables["params"])
-        labels = optim.frozen_labels(options.get("freeze", ()), variables["params"])
+        tx = optim.make(options, schedule, variables["params"], total_steps=total)
+        labels = fine_tuning.frozen_labels(options.get("freeze", ()), variables["params"])
         norms = freezing.norms(config.freeze_stats, variables)
         trained = freezing.frozen(task, labels, norms)
     else:
         _check_own_step(config)
         tx, trained, norms = optax.identity(), task, {}
     averages = averaging.make(config.averaging, **{k: v for k, v in length.items() if k != "minimum"})
+    own_average = config.optim.name in optim.AVERAGING
+    if averages and own_average:
+        raise UserError(f"config.averaging is {config.averaging.name}, but {config.optim.name} averages already")
     augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
@@ -138,14 +142,14 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
 
     recompute_stats = None
-    if averages and averages.recompute and not (config.probe or all(norms.values())):
+    if (own_average or (averages and averages.recompute)) and not (config.probe or all(norms.values())):
         recompute_stats = averaging.make_recompute(
             trained, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
         )
 
     splits = tuple(name for name in meta["splits"] if name != "train")
     eval_splits = ("validation",) if "validation" in splits else splits
-    names = _metric_names(task, dataset, variables, eval_splits, averaged=averages is not None)
+    names = _metric_names(task, dataset, variables, eval_splits, averaged=shapes[0].average is not None)
     early_stopping.check(config.early_stopping)
     plateau.check(config.plateau)
     for group in ("early_stopping", "checkpoint", "plateau"):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from zoo import averaging as averages
-from zoo import rng
+from zoo import optim, rng
 from zoo.averaging import Averaging
 from zoo.types import Augment, Batch, Dataset, Metrics, Task, TrainState, Variables
 
@@ -29,8 +29,18 @@ def first_state(task: Task, tx: optax.GradientTransformation, variables: Variabl
     """The state before the first step."""
     model_state = {k: v for k, v in variables.items() if k != "params"}
     state = TrainState(jnp.int32(0), variables["params"], model_state, tx.init(variables["params"]), None)
+    if not average:
+        return _with_own_average(state)
     # A copy, because the step donates its whole state and no buffer may be donated twice.
-    return state._replace(average=jax.tree.map(jnp.copy, averages.averaged(state))) if average else state
+    return state._replace(average=jax.tree.map(jnp.copy, averages.averaged(state)))
+
+
+def _with_own_average(state: TrainState) -> TrainState:
+    """With the average of an optimizer that brings its own (schedule_free_...) and the batch statistics of now."""
+    params = optim.schedule_free_average(state.opt_state, state.params)
+    if params is None:
+        return state
+    return state._replace(average=jax.tree.map(jnp.copy, averages.averaged(state._replace(params=params))))
 
 
 def empty_window(metrics) -> Window:
@@ -65,6 +75,7 @@ def make_train_step(
     `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar; `lr_scale`, a float32
     scalar, multiplies the schedule's rate (zoo.plateau).
     """
+    tx = optax.with_extra_args_support(tx)
 
     def rate(step, lr_scale):
         return schedule(step) if lr_scale is None else schedule(step) * lr_scale
@@ -84,11 +95,16 @@ def make_train_step(
             return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
 
         (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        if lr_scale is not None:  # the rate is the last factor of every update
-            updates = jax.tree.map(lambda u: u * lr_scale, updates)
+        updates, opt_state = tx.update(
+            grads,
+            state.opt_state,
+            state.params,
+            lr_scale=lr_scale,
+            grad_fn=lambda params: jax.grad(loss_fn, has_aux=True)(params)[0],
+            noise_key=lambda: rng.key(seed, "noise", step),
+        )
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(step + 1, params, model_state, opt_state, None)
+        new = _with_own_average(TrainState(step + 1, params, model_state, opt_state, None))
         if averaging is not None:
             new = new._replace(average=averages.update(averaging, state.average, new))
 

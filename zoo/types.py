@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     params: Params
     model_state: ModelState
     opt_state: Any
-    average: Variables | None  # averaged {'params', 'batch_stats'}, or None when averaging is off
+    average: Variables | None  # {'params', 'batch_stats'}, what is evaluated; None when averaging is off
 
 
 # (params, model_state, batch, key, *, train) -> (loss, (model_state, metrics))
