@@ -56,7 +56,7 @@ def main(overrides, arguments):
         return
     found = predict.outputs(predictor, examples, FLAGS.batch_size)
     if predictor.task == "regression":
-        rows = [{"input": name, "value": float(value)} for name, value in zip(called, found, strict=True)]
+        rows = [{"input": name, "value": value.tolist()} for name, value in zip(called, found, strict=True)]
     else:
         words = predict.names(predictor, found.shape[1])
         rows = [{"input": name} | ranked(row, words) for name, row in zip(called, found, strict=True)]
@@ -89,7 +89,7 @@ def ranked(probabilities: np.ndarray, words: list[str]) -> dict[str, Any]:
 
 def shown(row: dict[str, Any]) -> str:
     if "value" in row:
-        return f"{row['input']}: {row['value']:.6g}"
+        return f"{row['input']}: " + ", ".join(f"{value:.6g}" for value in np.atleast_1d(row["value"]))
     parts = zip(row["classes"], row["probabilities"], strict=True)
     return f"{row['input']}: " + ", ".join(f"{name} {100 * p:.2f} %" for name, p in parts)
 
@@ -102,7 +102,9 @@ def write(output: pathlib.Path, rows: list[dict[str, Any]]) -> None:
                 return
             table = csv.writer(file)
             if "value" in rows[0]:
-                table.writerows([("input", "value"), *((row["input"], row["value"]) for row in rows)])
+                targets = np.size(rows[0]["value"])
+                table.writerow(["input", *(f"value{k + 1}" if targets > 1 else "value" for k in range(targets))])
+                table.writerows([row["input"], *np.atleast_1d(row["value"])] for row in rows)
                 return
             ranks = range(1, len(rows[0]["classes"]) + 1)
             table.writerow(["input", *(f"{what}{rank}" for rank in ranks for what in ("class", "probability"))])

@@ -172,6 +172,35 @@ def test_tables_and_numbers(tmp_path):
             predict.read(predictor, [str(tmp_path / "bad.csv")])
 
 
+@pytest.mark.parametrize("link", [None, "log"])
+def test_several_numbers(tmp_path, link):
+    """Each in its own units, side by side; with a link, rates."""
+    said = {"input_size": (1,), "mean": (0.0,), "std": (1.0,), "task": "regression", "target_link": link}
+    said |= {"target_mean": (5.0, 100.0), "target_std": (2.0, 10.0)}
+    params = {"head": {"kernel": np.float32([[1, 2]]), "bias": np.float32([0, 0.5])}}
+    zoo.save_weights(tmp_path / "w", zoo.create_model("mlp", num_classes=2, widths=()), {"params": params}, **said)
+    (tmp_path / "t.csv").write_text("1\n-1\n")
+    predictor = predict.load(tmp_path / "w")
+    outputs = np.array([[1, 2.5], [-1, -1.5]])
+    wanted = [5, 100] * np.exp(outputs) if link else outputs * [2, 10] + [5, 100]
+    _, inputs = predict.read(predictor, [str(tmp_path / "t.csv")])
+    np.testing.assert_allclose(predict.outputs(predictor, inputs), wanted, rtol=1e-6)
+    if not link:
+        done = script(tmp_path / "w", tmp_path / "t.csv", f"--output={tmp_path / 'found.csv'}")
+        assert done.stdout.splitlines()[0] == f"{tmp_path}/t.csv:1: 7, 125", done.stderr
+        rows = list(csv.reader((tmp_path / "found.csv").read_text().splitlines()))
+        assert rows[0] == ["input", "value1", "value2"]
+        assert [[float(x) for x in row[1:]] for row in rows[1:]] == [[7, 125], [3, 85]]
+
+
+def test_a_temperature_evens_the_probabilities_out(tmp_path):
+    said = {"input_size": (1,), "mean": (0.0,), "std": (1.0,), "temperature": 4.0}
+    params = {"head": {"kernel": np.float32([[1, 2]]), "bias": np.float32([0, 0])}}
+    zoo.save_weights(tmp_path / "w", zoo.create_model("mlp", num_classes=2, widths=()), {"params": params}, **said)
+    found = predict.outputs(predict.load(tmp_path / "w"), [np.float32([2])])
+    np.testing.assert_allclose(found, [np.exp([0.5, 1]) / np.exp([0.5, 1]).sum()], rtol=1e-6)
+
+
 def test_texts(tmp_path):
     vocab = ("good", "bad", "<unk>")
     model = zoo.create_model("text_cnn", vocab_size=3, embed_dim=2, filters=2, kernel_sizes=(1,), dropout=0.0)

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 import zoo
-from zoo import losses, metrics, tasks
+from zoo import losses, metrics, predict, tasks
 from zoo.errors import UserError
 from zoo.tasks import num_outputs
 
@@ -157,7 +157,7 @@ def test_several_targets(loss):
 
 
 def test_a_run_with_several_targets(tmp_path):
-    """From the arrays of a user to R2: the width of the head is the number of targets, each with its own scale."""
+    """From the arrays of a user to predictions: the head is as wide as there are targets, each with its own scale."""
     x = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
     y = np.stack([x @ np.float32([1, -2, 0.5, 0]), 1000 + 300 * x[:, 3]], 1)
     config = zoo.config.default()
@@ -168,6 +168,23 @@ def test_a_run_with_several_targets(tmp_path):
     report = zoo.train(config, tmp_path / "run", source=zoo.Source({"feature": x, "target": y}))
     assert report["metrics"]["test"]["r2"] > 0.99
     assert report["parameters"] == 4 * 2 + 2
+    found = predict.outputs(predict.load(tmp_path / "run"), list(x))
+    assert sk.r2_score(y, found, multioutput="raw_values") == pytest.approx([1, 1], abs=0.01)
+
+
+def test_a_run_on_counts(tmp_path):
+    """Poisson regression finds the rates, and predicts them."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
+    rate = 3 * np.exp(x @ [1.0, -0.5])
+    config = zoo.config.default()
+    config.model, config.task = {"name": "mlp", "widths": ()}, {"name": "regression", "loss": "poisson"}
+    config.optim.update(lr=0.05)
+    config.update(total_epochs=20, eval_every_epochs=20)
+    source = zoo.Source({"feature": x, "target": np.float32(rng.poisson(rate))})
+    zoo.train(config, tmp_path / "run", source=source)
+    found = predict.outputs(predict.load(tmp_path / "run"), list(x))
+    assert np.abs(found / rate - 1).max() < 0.2
 
 
 def test_masked_rows_count_for_nothing(rows):

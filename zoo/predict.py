@@ -104,14 +104,16 @@ def _normalization(said: Mapping[str, Any]) -> Callable:
 
 
 def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
-    """Probabilities [N, classes], or numbers [N] of regression, for inputs of one shape as `read` gives them."""
+    """Probabilities [N, classes], or numbers of regression, [N] or [N, targets], for inputs of one shape."""
     rows = []
     for batch in feed.padded({"input": np.stack(inputs)}, min(batch_size, len(inputs))):
         rows.append(np.asarray(predictor.apply(batch["input"]))[batch["mask"]])
     found = np.concatenate(rows).astype(np.float64)
     if predictor.task == "regression":
-        mean, std = predictor.said["target_mean"] or 0.0, predictor.said["target_std"] or 1.0
-        return found[:, 0] * std + mean
+        mean, std = (np.float64(predictor.said[key] or other) for key, other in (("target_mean", 0), ("target_std", 1)))
+        found = np.exp(found) * mean if predictor.said["target_link"] == "log" else found * std + mean
+        return found if mean.ndim else found[:, 0]
+    found /= predictor.said["temperature"] or 1.0
     if found.shape[1] == 1:
         found = np.concatenate([np.zeros_like(found), found], axis=1)
     odds = np.exp(found - found.max(1, keepdims=True))

@@ -27,6 +27,10 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
     """The content of `model.json`."""
     meta, names = dataset.meta, header.metadata.__kwdefaults__
     said = {name: meta[name] for name in names if meta.get(name) is not None} | {"task": config.task.name}
+    if config.task.get("temperature", 1.0) != 1 and config.task.name == "classification":
+        said["temperature"] = config.task.temperature
+    if config.task.get("loss") == "poisson":
+        said["target_link"] = "log"
     said["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
     if "image" in meta["shapes"]:
         order = CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])

@@ -32,8 +32,10 @@ def metadata(
     feature_names: Sequence[str] | None = None,
     vocab: Sequence[str] | None = None,
     tokens: str | None = None,
-    target_mean: float | None = None,
-    target_std: float | None = None,
+    temperature: float | None = None,
+    target_mean: float | Sequence[float] | None = None,
+    target_std: float | Sequence[float] | None = None,
+    target_link: str | None = None,
     source: str | None = None,
     source_sha256: str | None = None,
     licence: str | None = None,
@@ -50,7 +52,9 @@ def metadata(
       task: what the outputs are: 'classification', 'segmentation', 'regression', ...
       feature_names: in the order of the inputs.
       vocab, tokens: of inputs that are text: the token of each id, and whether these are 'words' or 'characters'.
+      temperature: of classification: the probabilities are softmax(output / temperature); None: 1.
       target_mean, target_std: of regression: the prediction is output * target_std + target_mean.
+      target_link: 'log' where it is exp(output) * target_mean, a rate (Poisson).
       source, source_sha256, licence: where the weights come from, the hash of that file, and its terms.
     """
 
