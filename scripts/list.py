@@ -18,14 +18,17 @@ from zoo import (
     activations,
     averaging,
     cli,
+    constraints,
     data,
     initializers,
     losses,
     models,
     optim,
+    regularize,
     schedules,
     scores,
     segmentation_losses,
+    sparsity,
     tasks,
 )
 from zoo.data import augment, tfds_source
@@ -72,6 +75,9 @@ KINDS: dict[str, Kind] = {
     "optimizers": Kind("optim.name", optim.OPTIMIZERS),
     "schedules": Kind("schedule.name", schedules.SCHEDULES),
     "averages of the weights": Kind("averaging.name", averaging.AVERAGES),
+    "penalties": Kind("regularize.penalties", regularize.PENALTIES),
+    "constraints": Kind("regularize.constraints", constraints.CONSTRAINTS),
+    "sparsity": Kind("regularize.sparsity_kind", sparsity.KINDS),
 }
 
 FLAGS = flags.FLAGS

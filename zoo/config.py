@@ -78,6 +78,14 @@ def default() -> ConfigDict:
                 "dir": placeholder(str),  # folder of the data; default: ZOO_DATA_DIR, else ~/.cache/zoo/data
             },
             "optim": {"name": "adamw", **optim.COMMON},  # more options: those of the optimizer
+            # Rules (kind, regex, value, ...), such as (('l2', '.*kernel', 1e-4),); see zoo.regularize.
+            "regularize": {
+                "penalties": (),  # on parameters, in the training loss: zoo.regularize.PENALTIES
+                "activity": (),  # on outputs of modules, such as ('l1', 'dropout1', 1e-4), as a mean over the batch
+                "constraints": (),  # after every step: zoo.constraints.CONSTRAINTS, such as ('max_norm', '.*kernel', 3)
+                "sparsity": (),  # (regex, density): the share of the connections that exist at all; zoo.sparsity
+                "sparsity_kind": "random",  # where they are: zoo.sparsity.KINDS
+            },
             "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*
             "checkpoint": {
                 **_duration("every"),  # default: at every evaluation

@@ -26,7 +26,7 @@ def dry_run(config: ConfigDict, source: Source | None = None) -> str:
             f"data     {meta['name']}: {splits} rows of {shapes}",
             f"model    {run.config.model.name} on {model_input(batch).dtype}{list(model_input(batch).shape)}",
             "",
-            summary(run.model, model_input(batch)),
+            summary(run.model, model_input(batch), run.masks),
             "",
             f"steps    {steps:,} of {meta['batch_size']} examples, {meta['steps_per_epoch']:,} per epoch: "
             f"{steps / meta['steps_per_epoch']:.4g} epochs; evaluated every {run.eval_every:,}, "

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import compilation, early_stopping, metrics, plateau, report, rules, semantics, start
+from zoo import compilation, early_stopping, metrics, plateau, report, rules, semantics, sparsity, start
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
 from zoo.console import Display
@@ -282,6 +282,7 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
         "config": run.config.to_dict(),
         "model": run.config.model.name,
         "parameters": sum(x.size for x in jax.tree.leaves(run.shapes[0].params)),
+        "parameters_kept": sparsity.parameters_kept(run.masks, run.shapes[0].params),
         "seed": run.config.seed,
         "step": step,
         "seconds": {name: round(s, 3) for name, s in seconds.items()},

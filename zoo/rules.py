@@ -24,7 +24,7 @@ def flatten(tree) -> dict[str, Any]:
     return {path_of(kp): leaf for kp, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def assign(rules: Sequence[tuple[str, Any]], tree, *, default, setting: str):
+def assign(rules: Sequence[tuple[str, Any]], tree, *, default, setting: str, what: str = "parameter"):
     """A tree like `tree` whose leaves are the values of the first matching rule, or `default`.
 
     Args:
@@ -32,6 +32,7 @@ def assign(rules: Sequence[tuple[str, Any]], tree, *, default, setting: str):
       tree: parameters (only the structure is used).
       default: the value of leaves that no rule matches.
       setting: what the rules are called in the config, for the error line.
+      what: what each leaf is, for the error line.
 
     Raises:
       UserError: a rule is not a pair, its regex does not compile, or it matches no path at all.
@@ -41,7 +42,7 @@ def assign(rules: Sequence[tuple[str, Any]], tree, *, default, setting: str):
     for regex, _ in compiled:
         if not any(regex.fullmatch(path) for path in paths):
             near = difflib.get_close_matches(regex.pattern, paths, n=3, cutoff=0.0)
-            raise UserError(f"{setting}: rule {regex.pattern!r} matches no parameter; the nearest paths are {near}")
+            raise UserError(f"{setting}: rule {regex.pattern!r} matches no {what}; the nearest paths are {near}")
     values = [next((v for regex, v in compiled if regex.fullmatch(path)), default) for path in paths]
     return jax.tree.unflatten(jax.tree.structure(tree), values)
 

@@ -24,9 +24,11 @@ from zoo import (
     optim,
     plateau,
     probe,
+    regularize,
     rng,
     schedules,
     semantics,
+    sparsity,
     step,
     tasks,
 )
@@ -48,6 +50,8 @@ class Run(NamedTuple):
     dataset: Dataset
     model: nn.Module
     task: Task
+    project: Callable  # params -> those that config.regularize allows
+    masks: sparsity.Masks  # of parameters that have connections only where these say
     schedule: Callable
     tx: optax.GradientTransformation
     init: Callable  # (variables) -> first TrainState, compiled
@@ -125,18 +129,29 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
         tx = optim.make(options, schedule, variables["params"], total_steps=total)
         labels = fine_tuning.frozen_labels(options.get("freeze", ()), variables["params"])
         norms = freezing.norms(config.freeze_stats, variables)
+        held = regularize.make(config.regularize, task, variables["params"], labels, seed=config.seed)
+        task = held.task
         trained = freezing.frozen(task, labels, norms)
     else:
         _check_own_step(config)
-        tx, trained, norms = optax.identity(), task, {}
+        tx, trained, norms, held = optax.identity(), task, {}, regularize.Regularizer(task)
     averages = averaging.make(config.averaging, **{k: v for k, v in length.items() if k != "minimum"})
     own_average = config.optim.name in optim.AVERAGING
     if averages and own_average:
         raise UserError(f"config.averaging is {config.averaging.name}, but {config.optim.name} averages already")
+    if config.regularize.constraints and own_average:
+        raise UserError(
+            f"config.regularize.constraints: {config.optim.name} evaluates an average of its own, which would not keep "
+            "them; use another optimizer"
+        )
     augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
-    init = jax.jit(lambda v: step.first_state(task, tx, v, average=averages is not None), out_shardings=replicated)
+
+    def first_state(v):
+        return step.first_state(task, tx, {**v, "params": held.project(v["params"])}, average=averages is not None)
+
+    init = jax.jit(first_state, out_shardings=replicated)
     steps_per_call = _steps_per_call(config.loop.steps_per_call, dataset, mesh)
     shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, augments, variables)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
@@ -175,8 +190,9 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     default_monitor = "validation/loss" if "validation" in splits else ""
     monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
     run = Run(
-        config, mesh, dataset, model, task, schedule, tx, init, None, steps_per_call, averages, recompute_stats,
-        None, shapes, total, eval_every, log_every, save_every, splits, eval_splits, names, monitor,
+        config, mesh, dataset, model, task, held.project, held.masks, schedule, tx, init, None, steps_per_call,
+        averages, recompute_stats, None, shapes, total, eval_every, log_every, save_every, splits, eval_splits, names,
+        monitor,
     )  # fmt: skip
     return _with_steps(run, trained, dataset, augments)
 
@@ -193,6 +209,7 @@ def _with_steps(run: Run, task: Task, dataset: Dataset, augments: Augment | None
         averaging=run.averaging,
         log_every=run.log_every,
         total_steps=run.total_steps,
+        project=run.project,
     )
     if run.steps_per_call > 1:
         train_step = step.repeated(train_step)
@@ -207,6 +224,8 @@ def on_features(run: Run, variables: Variables) -> Run:
     """A run of `config.probe` that goes on with the head alone, on the features that these weights give."""
     dataset = probe.features(run.model, variables, run.dataset, seed=run.config.seed, mesh=run.mesh)
     task = tasks.make(run.config.task, probe.Head(run.model.num_classes), dataset.meta)
+    labels = fine_tuning.frozen_labels(probe.ENCODER, variables["params"])
+    task = regularize.make(run.config.regularize, task, variables["params"], labels, seed=run.config.seed).task
     return _with_steps(run, task, dataset, None)
 
 
@@ -222,6 +241,7 @@ def _check_own_step(config: ConfigDict) -> None:
         changed.append("averaging")
     changed += [key for key in ("freeze_stats", "probe") if config[key]]
     changed += [f"data.augment.{name}" for name in config.data.augment]
+    changed += [f"regularize.{key}" for key, rules in config.regularize.items() if key != "sparsity_kind" and rules]
     if changed:
         name = config.task.name
         raise UserError(f"config.{changed[0]}: task {name} does plain SGD; give optim only name='sgd' and lr")

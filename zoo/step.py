@@ -11,7 +11,7 @@ import optax
 from zoo import averaging as averages
 from zoo import optim, rng
 from zoo.averaging import Averaging
-from zoo.types import Augment, Batch, Dataset, Metrics, Task, TrainState, Variables
+from zoo.types import Augment, Batch, Dataset, Metrics, Params, Task, TrainState, Variables
 
 
 class Window(NamedTuple):
@@ -69,11 +69,13 @@ def make_train_step(
     averaging: Averaging | None,
     log_every: int,
     total_steps: int,
+    project: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, Window, Any, jax.Array], tuple[TrainState, Window]]:
     """(state, window, fetched, seed, lr_scale=None) -> (state, window), to be compiled.
 
     `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar; `lr_scale`, a float32
-    scalar, multiplies the schedule's rate (zoo.plateau).
+    scalar, multiplies the schedule's rate (zoo.plateau); `project` constrains the parameters after each
+    update (zoo.regularize).
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -103,7 +105,7 @@ def make_train_step(
             grad_fn=lambda params: jax.grad(loss_fn, has_aux=True)(params)[0],
             noise_key=lambda: rng.key(seed, "noise", step),
         )
-        params = optax.apply_updates(state.params, updates)
+        params = project(optax.apply_updates(state.params, updates))
         new = _with_own_average(TrainState(step + 1, params, model_state, opt_state, None))
         if averaging is not None:
             new = new._replace(average=averages.update(averaging, state.average, new))

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from zoo import rules
+from zoo import rules, sparsity
 
 
 class Layer(NamedTuple):
@@ -29,10 +29,11 @@ class Layer(NamedTuple):
     flops: int  # per example
 
 
-def layers(model: nn.Module, x) -> list[Layer]:
+def layers(model: nn.Module, x, masks: sparsity.Masks | None = None) -> list[Layer]:
     """The layers of a model on an input [B, ...] (an array or a ShapeDtypeStruct), in the order they are called.
 
-    Computes nothing: everything comes from shapes.
+    Computes nothing: everything comes from shapes. With `masks` (of `zoo.sparsity`), parameters and operations are
+    those of the connections that exist.
     """
     calls: list[tuple[str, str, tuple[int, ...]]] = []
 
@@ -46,30 +47,41 @@ def layers(model: nn.Module, x) -> list[Layer]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     with nn.intercept_methods(record):
         variables = jax.eval_shape(lambda k, x: model.init({"params": k}, x, train=False), key, x)
-    flops = _flops(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x).jaxpr)
     sizes = {path: leaf.size for path, leaf in rules.flatten(variables["params"]).items()}
+    flops = Counter()
+    for scope, n in _flops(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x).jaxpr).items():
+        flops[scope.partition("/")[2]] += n  # scopes start with the name of the model's class, parameters do not
+    for path, mask in (masks or {}).items():
+        sizes[path] = int(mask.sum())
+        module = path.rpartition("/")[0]
+        if module not in flops:  # a recurrent product belongs to the layer around the module that holds its kernel
+            module = module.rpartition("/")[0]
+        if module in flops:
+            flops[module] = round(flops[module] * mask.mean())
 
     def inside(path: str, name: str) -> bool:
         return not path or name == path or name.startswith(path + "/")
 
     def row(path, kind, shape):
-        # Scopes start with the name of the model's class, parameters do not.
-        used = sum(n for scope, n in flops.items() if inside(path, scope.partition("/")[2]))
+        used = sum(n for scope, n in flops.items() if inside(path, scope))
         return Layer(path, kind, shape, sum(n for p, n in sizes.items() if inside(path, p)), used // x.shape[0])
 
     ordered = sorted(dict.fromkeys(calls), key=lambda call: (call[0] != "", calls.index(call)))
     return [row(*call) for call in ordered]
 
 
-def summary(model: nn.Module, x) -> str:
-    """The table of `layers` as text: path, layer, output shape, parameters, FLOPs per example."""
+def summary(model: nn.Module, x, masks: sparsity.Masks | None = None) -> str:
+    """The table of `layers` as text: path, layer, output shape, parameters, FLOPs per example.
+
+    With `masks` (of `zoo.sparsity`), two more columns: what is left of both.
+    """
     table = Table("path", "layer", "output", box=None, pad_edge=False)
-    for title in ("parameters", "FLOPs / example"):
+    counts = [layers(model, x)] + ([layers(model, x, masks)] if masks else [])
+    for title in ("parameters", "FLOPs / example", "kept", "FLOPs kept")[: 2 * len(counts)]:
         table.add_column(title, justify="right")
-    for layer in layers(model, x):
-        table.add_row(
-            layer.path or "(all)", layer.kind, str(list(layer.shape)), f"{layer.parameters:,}", f"{layer.flops:,}"
-        )
+    for layer, *kept in zip(*counts, strict=True):
+        numbers = (f"{n:,}" for row in (layer, *kept) for n in (row.parameters, row.flops))
+        table.add_row(layer.path or "(all)", layer.kind, str(list(layer.shape)), *numbers)
     return render(table)
 
 
