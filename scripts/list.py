@@ -50,7 +50,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "models": Kind("model.name", {name: type(make()) for name, make in models.MODELS.items()}),
     "cells": Kind("model.cell", recurrent.CELLS),
-    "activations": Kind("model.activation", activations.ACTIVATIONS),
+    "activations": Kind("model.activation", activations.ACTIVATIONS | {"maxout": activations.maxout}),
     "initializers": Kind("model.kernel_init", initializers.INITIALIZERS),
     "tasks": Kind("task.name", tasks.TASKS),
     "losses of classification": Kind("task.loss", losses.CLASSIFICATION),

@@ -172,6 +172,7 @@ def config():
     config.data.update(name="digits", eval_batch_size=80, validation=0.1, test=0.2)  # last batches are padded
     config.task = {
         "name": "classification",
+        "class_weights": "balanced",
         "metrics": ("roc_auc", "recall_per_class", "confusion_matrix", "coverage"),
         "coverage_threshold": 0.5,
     }

@@ -1,4 +1,4 @@
-"""Activation functions by name. Each maps float [...] to float [...] of the same shape."""
+"""Activation functions by name. Each of ACTIVATIONS maps float [...] to float [...] of the same shape."""
 
 from collections.abc import Callable
 
@@ -31,6 +31,11 @@ def linear(x):
 def softmax(x, temperature: float = 1.0):
     """exp(x / temperature) over its sum along the last axis; a high temperature evens it out (Hinton et al. 2015)."""
     return jax.nn.softmax(x if temperature == 1 else x / temperature)
+
+
+def maxout(x, pieces: int):
+    """The largest of each group of `pieces` neighbours (Goodfellow et al. 2013); for `mlp`, with as many per unit."""
+    return jnp.max(x.reshape(*x.shape[:-1], -1, pieces), axis=-1)
 
 
 @jax.custom_jvp

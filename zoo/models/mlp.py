@@ -8,7 +8,6 @@ Sources: Goodfellow et al. 2016, "Deep Learning", chapter 6; maxout from Goodfel
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from zoo import activations, initializers
 from zoo.errors import UserError
@@ -69,10 +68,7 @@ class MLP(nn.Module):
             norm = BatchNorm(name=f"norm{i}")
             if self.batch_norm == "before":
                 x = norm(x)
-            if maxout:
-                x = jnp.max(x.reshape(x.shape[0], width, self.pieces), axis=-1)
-            else:
-                x = activations.get(self.activation)(x)
+            x = activations.maxout(x, self.pieces) if maxout else activations.get(self.activation)(x)
             if self.batch_norm == "after":
                 x = norm(x)
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
