@@ -80,7 +80,12 @@ def test_the_commands_on_training(clone):
 
 
 def test_inline_commands(clone):
-    for command in ("python -m zoo.doctor", "python scripts/results.py --table", "python scripts/list.py"):
+    for command in (
+        "python -m zoo.doctor",
+        "python scripts/results.py --table",
+        "python scripts/list.py",
+        "python scripts/lr_find.py --config=configs/digits_lenet.py",
+    ):
         assert f"{command}" in README
         done = run(command, clone)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
