@@ -306,13 +306,14 @@ def test_in_channels_refuses_others(case):
 
 # Option -> another value; (name, option) where that one would not fit.
 OTHER = {
-    "activation": "elu", "batch_norm": "before", "bias_init": "ones", "block_dropout": 0.25, "bottleneck": True,
-    "bottleneck_stride": "1x1", "connections": "table", "depth": 2, "depths": (2, 1), "dims": 1, "dropout": 0.25,
+    "activation": "elu", "batch_norm": "before", "bias_init": "ones", "block_dropout": 0.25, "bn_eps": 1e-3,
+    "bottleneck": True, "bottleneck_stride": "1x1", "connections": "table", "conv_bias": True,
+    "depth": 2, "depths": (2, 1), "dims": 1, "dropout": 0.25,
     "dropout_input": 0.25, "dtype": "bfloat16", "features_only": True, "global_pool": "max", "groups": 2, "hidden": 8,
     "in_channels": 3, "kernel_init": "he_uniform", "kernel_size": 4, "num_classes": 3, "padding": 4, "pieces": 4,
     "pool": "avg", "pool_size": 3, "preactivation": True, "remat": True, "response_norm": "across", "shortcut": "D",
-    "stem": "deep", "stem_width": 2, "stochastic_depth": 0.5, "variant": "1998", "widening": 3, "width": 6,
-    "widths": (3, 4), "zero_init": True,
+    "stage_stride": "last", "stem": "deep", "stem_width": 2, "stochastic_depth": 0.5, "variant": "1998", "widening": 3,
+    "width": 6, "widths": (3, 4), "zero_init": True, "zero_padded_pool": True,
 }  # fmt: skip
 OTHER_OF = {
     ("alexnet", "variant"): "2012", ("alexnet", "widths"): (2, 4, 6, 8, 10), ("convnet1d", "dims"): 2,

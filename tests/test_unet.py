@@ -171,7 +171,7 @@ def test_any_size(size):
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("up", ["transpose", "resize"])
+@pytest.mark.parametrize("up", ["transpose", "resize", "nearest"])
 def test_valid_sizes(depth, up):
     """A size fits if every map that is pooled is even and something is left; the line names sizes that do."""
     model = create_model("unet", variant="2015", width=1, depth=depth, up=up)
@@ -355,7 +355,13 @@ def test_batch_norm_is_an_option():
 
 @pytest.mark.parametrize(
     "variant, up, depth",
-    [("same", "resize", 2), ("same", "transpose", 2), ("2015", "transpose", 2), ("2015", "resize", 1)],
+    [
+        ("same", "resize", 2),
+        ("same", "transpose", 2),
+        ("2015", "transpose", 2),
+        ("2015", "resize", 1),
+        ("2015", "nearest", 1),
+    ],
 )
 def test_receptive_radius(variant, up, depth):
     """The gradient of the pixels at every place on the grid of the poolings: it ends exactly there."""

@@ -19,7 +19,8 @@ def weights(run: Run, variables: Variables | None = None) -> Variables | None:
         raise UserError("config.probe trains a head on given features; set config.init_from to their weights")
     if variables is None and run.config.init_from:
         example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
-        variables = load_weights(run.model, run.config.init_from, input=example, seed=run.config.seed)
+        words = run.dataset.meta.get("vocab")
+        variables = load_weights(run.model, run.config.init_from, input=example, words=words, seed=run.config.seed)
     if variables is not None:
         state, _ = run.shapes
         if "carry" in state.model_state:  # where another run left off reading is no weight

@@ -3,15 +3,12 @@
 import json
 import pathlib
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import zoo
-from zoo.models.conv import Conv, max_pool
-from zoo.models.unet import Block
 from zoo.weights import import_weights
 
 pytest.importorskip("h5py")
@@ -19,29 +16,17 @@ DRIVE = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights" / "un
 pytestmark = pytest.mark.skipif(not DRIVE.is_dir(), reason=f"needs the real weights in {DRIVE}")
 
 
-class Drive(nn.Module):
-    """U-Net with plain upsampling, 2 poolings, and a rectified head of 2 classes: the layers of ours, put together."""
-
-    @nn.compact
-    def __call__(self, x):
-        skips = []
-        for i in range(2):
-            skips.append(Block(32 * 2**i, batch_norm=False, name=f"down{i}")(x))
-            x = max_pool(skips[-1], (2, 2), (2, 2))
-        x = Block(128, batch_norm=False, name="bottom")(x)
-        for i in (1, 0):
-            x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = Block(32 * 2**i, batch_norm=False, name=f"up{i}")(x, skips[i])
-        return nn.softmax(nn.relu(Conv(2, (1, 1), name="head")(x)))
+OPTIONS = {"depth": 2, "width": 32, "batch_norm": False, "up": "nearest", "head_activation": "relu"}
 
 
 @pytest.fixture(scope="module")
 def drive():
-    done = import_weights(Drive(), DRIVE / "test_best_weights.h5", input=(48, 48, 1))
+    model = zoo.create_model("unet", in_channels=1, **OPTIONS)
+    done = import_weights(model, DRIVE / "test_best_weights.h5")
     assert done.rules == "U-Net in Keras 1 over Theano"
     assert len(done.table) == 22
     assert done.notes == []
-    apply = jax.jit(lambda image: Drive().apply(done.variables, image)[0, ..., 1])
+    apply = jax.jit(lambda image: jax.nn.softmax(model.apply(done.variables, image))[0, ..., 1])
     return lambda image: np.asarray(apply(image[None, ..., None].astype(np.float32) / 255))
 
 
@@ -70,6 +55,6 @@ def test_the_published_predictions(drive, shared_data):
 
 
 def test_a_unet_with_up_convolutions_is_refused():
-    model = zoo.create_model("unet", depth=2, width=32, batch_norm=False)
-    with pytest.raises(zoo.UserError, match=r"over Theano\): .*up0/up/kernel: no rule fills it"):
+    model = zoo.create_model("unet", **OPTIONS | {"up": "resize"})
+    with pytest.raises(zoo.UserError, match=r"over Theano; the model must have up='nearest', not 'resize'"):
         import_weights(model, DRIVE / "test_best_weights.h5", input=(48, 48, 1))

@@ -17,6 +17,10 @@ convolution and leave the sums clean (He et al. 2016, "Identity mappings in deep
 are from He et al. 2018, "Bag of tricks", arXiv:1812.01187, section 4. All share one module, so that `resnet18` with
 stem '3x3' is the usual ResNet-18 for 32x32 images.
 
+The networks of keras.applications, whose weights `zoo.load_weights` takes, are these with some options: ResNet50 is
+`resnet50` with bottleneck_stride='1x1', conv_bias=True and bn_eps=1.001e-5; ResNet50V2 is `resnetv2_50` with
+stage_stride='last', zero_padded_pool=True and the same conv_bias and bn_eps; likewise 101 and 152.
+
 Input: images [B, H, W, C] of any size; a map at stride s is ceil(H / s) x ceil(W / s).
 """
 
@@ -56,14 +60,19 @@ VARIANTS = {
     "resnet110_cifar": {"depths": (18, 18, 18), **_CIFAR},
 }
 
-CHOICES = {"stem": ("7x7", "deep", "3x3"), "shortcut": ("A", "B", "D"), "bottleneck_stride": ("3x3", "1x1")}
+CHOICES = {
+    "stem": ("7x7", "deep", "3x3"),
+    "shortcut": ("A", "B", "D"),
+    "bottleneck_stride": ("3x3", "1x1"),
+    "stage_stride": ("first", "last"),
+}
 
 # By the fan-out, which keeps the gradient's variance over the layers, as the authors' and torchvision's networks do.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResNet(nn.Module):
-    """A residual network: images [B, H, W, C] to logits [B, num_classes]. BN: epsilon 1e-5, momentum 0.9.
+    """A residual network: images [B, H, W, C] to logits [B, num_classes]. The momentum of BN is 0.9.
 
     Attributes, beside those of `zoo.models.layers`:
       depths: blocks in each stage; every stage after the first halves the map and doubles the width.
@@ -75,6 +84,11 @@ class ResNet(nn.Module):
       shortcut: where the shape changes, 'A' subsamples and pads with zero channels (as many before as after), 'B' is a
         strided 1x1 convolution, 'D' average pooling and then a 1x1 convolution.
       bottleneck_stride: the convolution of a bottleneck that strides, '3x3' or '1x1'.
+      stage_stride: the map is halved by the 'first' block of every stage after the first one, or by the 'last' block of
+        every stage before the last one, whose shortcut then is every second pixel (as in Keras's V2).
+      zero_padded_pool: the stem's max pooling sees zeros beyond the border, as in Keras, in place of nothing.
+      conv_bias: convolutions have biases; with preactivation, those alone that no BN of their block follows.
+      bn_eps: added to every variance.
       preactivation: BN and ReLU before each convolution instead of after it; a projection sees the activated input.
       zero_init: every block starts as its shortcut: a zero scale in the last BN, or, with preactivation (where the BN
         is not last and its ReLU would never wake up), a zero kernel in the last convolution.
@@ -92,6 +106,10 @@ class ResNet(nn.Module):
     stem_width: int | None = None
     shortcut: str = "B"
     bottleneck_stride: str = "3x3"
+    stage_stride: str = "first"
+    zero_padded_pool: bool = False
+    conv_bias: bool = False
+    bn_eps: float = 1e-5
     preactivation: bool = False
     zero_init: bool = False
     stochastic_depth: float = 0.0
@@ -115,6 +133,10 @@ class ResNet(nn.Module):
         for key, choices in CHOICES.items():
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"resnet: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        if not self.bn_eps > 0:
+            raise UserError(f"resnet: bn_eps is {self.bn_eps}; it must be more than 0")
+        if self.zero_padded_pool and self.stem == "3x3":
+            raise UserError("resnet: zero_padded_pool is set, but stem '3x3' has no pooling; leave it out")
         if self.bottleneck_stride == "1x1" and not self.bottleneck:
             raise UserError("resnet: bottleneck_stride is '1x1', but the blocks are not bottlenecks; leave it out")
         if self.shortcut == "A" and self.stages[0].width > self.stages[1].width:
@@ -128,7 +150,9 @@ class ResNet(nn.Module):
         """The stem before its pooling, then each of `depths`."""
         stem, first = (1, 1) if self.stem == "3x3" else (2, 4)
         wide = self.width * (4 if self.bottleneck else 1)
-        blocks = (Stage(first * 2**i, wide * 2**i) for i in range(len(self.depths)))
+        last = len(self.depths) - 1
+        ends = [min(i + (self.stage_stride == "last"), last) for i in range(len(self.depths))]
+        blocks = (Stage(first * 2**end, wide * 2**i) for i, end in enumerate(ends))
         return (Stage(stem, self.stem_width or self.width), *blocks)
 
     @nn.compact
@@ -137,14 +161,24 @@ class ResNet(nn.Module):
         x = self._stem(x.astype(DTYPES[self.dtype]))
         maps = [x]
         if self.stem != "3x3":
-            x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            border = (1, 1)
+            if self.zero_padded_pool:
+                x, border = jnp.pad(x, ((0, 0), border, border, (0, 0))), (0, 0)
+            x = max_pool(x, (3, 3), (2, 2), (border, border))
         block, done = nn.remat(Block) if self.remat else Block, 0
         for i, depth in enumerate(self.depths):
             for j in range(depth):
                 done += 1
+                if self.stage_stride == "first":
+                    strides = i > 0 and j == 0
+                else:
+                    strides = i < len(self.depths) - 1 and j == depth - 1
+                subsamples = strides and j > 0  # without another width there is nothing to project
                 x = block(
-                    convs=self._convs(self.width * 2**i, stride=2 if i and not j else 1),
-                    shortcut=self.shortcut,
+                    convs=self._convs(self.width * 2**i, stride=2 if strides else 1),
+                    shortcut="A" if subsamples else self.shortcut,
+                    conv_bias=self.conv_bias,
+                    bn_eps=self.bn_eps,
                     preactivation=self.preactivation,
                     zero_init=self.zero_init,
                     stochastic_depth=self.stochastic_depth * done / sum(self.depths),
@@ -155,7 +189,7 @@ class ResNet(nn.Module):
                 )(x)
             maps.append(x)
         if self.preactivation:  # the last sum has no follower that would activate it
-            maps[-1] = x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x))
+            maps[-1] = x = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name="norm")(x))
         if self.features_only:
             return maps
         return layers.head(
@@ -176,9 +210,12 @@ class ResNet(nn.Module):
             size = 3 if self.stem == "3x3" else 7
             convs = (("stem", width, size, self.stages[0].stride),)
         for i, (name, features, size, stride) in enumerate(convs, start=1):
-            x = convolution(x, features, size, stride, dtype=self.dtype, name=name)
-            if i < len(convs) or not self.preactivation:  # the first block activates its input itself
-                x = nn.relu(BatchNorm(dtype=self.dtype, name=name.replace("stem", "stem_norm"))(x))
+            normed = i < len(convs) or not self.preactivation  # else the first block activates its input itself
+            bias = self.conv_bias and (not normed or not self.preactivation)
+            x = convolution(x, features, size, stride, bias=bias, dtype=self.dtype, name=name)
+            if normed:
+                norm = name.replace("stem", "stem_norm")
+                x = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name=norm)(x))
         return x
 
     def _convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
@@ -198,6 +235,8 @@ class Block(nn.Module):
 
     convs: tuple[tuple[int, int, int], ...]  # (features, kernel size, stride)
     shortcut: str
+    conv_bias: bool
+    bn_eps: float
     preactivation: bool
     zero_init: bool
     stochastic_depth: float
@@ -214,16 +253,18 @@ class Block(nn.Module):
             last = i == len(self.convs)
             start = nn.initializers.zeros if self.zero_init and last else None
             if self.preactivation:
-                y = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(y))
+                y = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name=f"norm{i}")(y))
                 if i == 1 and changes and project:
                     x = y
             if last:
                 y = nn.Dropout(self.dropout, deterministic=not self.train, name="dropout")(y)
             kernel_init = start if start and self.preactivation else he_normal_fan_out
-            y = convolution(y, width, size, step, dtype=self.dtype, name=f"conv{i}", kernel_init=kernel_init)
+            bias = self.conv_bias and (last or not self.preactivation)
+            options = {"bias": bias, "dtype": self.dtype, "kernel_init": kernel_init, "name": f"conv{i}"}
+            y = convolution(y, width, size, step, **options)
             if not self.preactivation:
                 scale_init = start or nn.initializers.ones
-                y = BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f"norm{i}")(y)
+                y = BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, scale_init=scale_init, name=f"norm{i}")(y)
                 y = y if last else nn.relu(y)
         y = layers.stochastic_depth(y, self.stochastic_depth, train=self.train, name="stochastic_depth")
         if changes:
@@ -233,14 +274,16 @@ class Block(nn.Module):
     def _projected(self, x, features: int, stride: int):
         if self.shortcut == "D" and stride > 1:
             x, stride = halved(x), 1
-        x = convolution(x, features, 1, stride, dtype=self.dtype, name="proj")
-        return x if self.preactivation else BatchNorm(dtype=self.dtype, name="proj_norm")(x)
+        x = convolution(x, features, 1, stride, bias=self.conv_bias, dtype=self.dtype, name="proj")
+        return x if self.preactivation else BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name="proj_norm")(x)
 
 
-def convolution(x, features: int, size: int, stride: int, *, dtype: str, name: str, kernel_init=he_normal_fan_out):
-    """A convolution without bias whose padding keeps the size at stride 1; call it in a compact module."""
+def convolution(
+    x, features: int, size: int, stride: int, *, dtype: str, name: str, bias=False, kernel_init=he_normal_fan_out
+):
+    """A convolution whose padding keeps the size at stride 1; call it in a compact module."""
     pad = (size // 2, size // 2)
-    options = {"use_bias": False, "dtype": DTYPES[dtype], "kernel_init": kernel_init, "name": name}
+    options = {"use_bias": bias, "dtype": DTYPES[dtype], "kernel_init": kernel_init, "name": name}
     return Conv(features, (size, size), (stride, stride), (pad, pad), **options)(x)
 
 

@@ -11,7 +11,8 @@ normalization, as in milesial/Pytorch-UNet. `unet_resnet*` have a residual netwo
 lie below `encoder` and take the weights of that network as they are.
 
 An up-convolution (`up`) doubles the map and halves the channels, see `zoo.models.upsampling`: by 'transpose' as in the
-authors' released network, or by 'resize', the paper's words. Both have the same parameters.
+authors' released network, or by 'resize', the paper's words. Both have the same parameters. 'nearest' has none: every
+pixel becomes four, with all channels (orobix/retina-unet and many U-Nets in Keras).
 
 Deviation: the dropout "at the end of the contracting path" (rate not stated) is an option, off by default.
 """
@@ -36,7 +37,7 @@ VARIANTS = {
 }
 RESNET_VARIANTS = {f"unet_{name}": {"encoder_name": name} for name in ("resnet18", "resnet34", "resnet50")}
 
-CHOICES = {"padding": ("same", "valid"), "up": ("resize", "transpose")}
+CHOICES = {"padding": ("same", "valid"), "up": ("resize", "transpose", "nearest")}
 he_normal = nn.initializers.he_normal()  # N(0, 2 / inputs of a unit), section 3
 
 
@@ -52,9 +53,10 @@ class UNet(nn.Module):
       width: channels at the full resolution; each pooling doubles them.
       depth: number of poolings.
       padding: 'same', or 'valid' convolutions, which lose a pixel on each side.
-      up: 'resize' or 'transpose', see above.
+      up: 'resize', 'transpose' or 'nearest', see above.
       batch_norm: after each 3x3 convolution, which then has no bias.
       activation: a name of `zoo.activations`.
+      head_activation: of the logits, likewise; 'linear' leaves them as they are.
       dropout: rate at the end of the contracting path: after its last pooled stage, and after the bottom.
       features_only: return the maps of the expanding path, `model.stages`, the finest first.
     """
@@ -66,6 +68,7 @@ class UNet(nn.Module):
     up: str = "resize"
     batch_norm: bool = True
     activation: str = "relu"
+    head_activation: str = "linear"
     dropout: float = 0.0
     in_channels: int | None = None
     features_only: bool = False
@@ -75,6 +78,7 @@ class UNet(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         _check("unet", self)
+        activations.get(self.head_activation)
         for key, choices in CHOICES.items():
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"unet: {key} is {value!r}; it must be {' or '.join(map(repr, choices))}")
@@ -112,7 +116,10 @@ class UNet(nn.Module):
             maps.insert(0, x)
         if self.padding == "same":
             maps = _cut(maps, size, self.stages)
-        return maps if self.features_only else _head(maps[0], self.num_classes, self.dtype)
+        if self.features_only:
+            return maps
+        x = _head(maps[0], self.num_classes, self.dtype)
+        return activations.get(self.head_activation)(x) if self.num_classes else x
 
 
 class UNetResNet(nn.Module):
@@ -144,15 +151,16 @@ class UNetResNet(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         _check("unet_resnet", self)
-        self._encoder(parent=None)
+        self.make_encoder(parent=None)
 
-    def _encoder(self, **placement) -> resnet.ResNet:
+    def make_encoder(self, **placement) -> resnet.ResNet:
+        """The contracting path, whose weights are those of a residual network on its own."""
         return resnet.make(self.encoder_name, features_only=True, dtype=self.dtype, remat=self.remat, **placement)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Of the expanding path, the finest first."""
-        poolings = self._encoder(parent=None).stages[-1].stride.bit_length() - 1
+        poolings = self.make_encoder(parent=None).stages[-1].stride.bit_length() - 1
         return tuple(Stage(2**i, self.width * 2**i) for i in range(poolings))
 
     @nn.compact
@@ -160,7 +168,7 @@ class UNetResNet(nn.Module):
         stages, size = self.stages, x.shape[1:3]
         multiple = 2 * stages[-1].stride
         check_images("unet_resnet", x, self.in_channels, smallest=multiple)
-        encoder = self._encoder(name="encoder")
+        encoder = self.make_encoder(name="encoder")
         skips = encoder(_filled_up(x, multiple), train=train)
         skip_at = {stage.stride: skip for stage, skip in zip(encoder.stages, skips, strict=True)}
         x, maps = nn.Dropout(self.dropout, deterministic=not train, name="bottom_dropout")(skips[-1]), []
@@ -184,7 +192,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, skip=None):
-        if self.up_by:
+        if self.up_by == "nearest":
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
+        elif self.up_by:
             x = UpConv(self.width, self.up_by, self.dtype, name="up")(x)
             if self.up_by == "resize" and self.padding == "valid":
                 x = x[:, 1:-1, 1:-1]  # the outermost pixels look beyond the border of the map
@@ -244,7 +254,7 @@ def _check_valid(model: UNet, side: int) -> None:
 def receptive_radius(model: UNet) -> int:
     """How many pixels an output pixel sees at most to any side: the margin for which tiles have no seams.
 
-    The worst of all places on the grid of the poolings. Depth 4: 122 with 'resize', 107 with 'transpose'.
+    The worst of all places on the grid of the poolings. Depth 4: 122 with 'resize', 107 with 'transpose' and 'nearest'.
     """
     near, far = (-2, 2) if model.padding == "same" else (0, 4)  # of two 3x3 convolutions
     offset, worst = shrinkage(model) // 2, 0

@@ -3,13 +3,16 @@
 import io
 import math
 import mmap
+import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.weights.replacing import replaced
 
 SPARE = 2**26  # a compressed archive may grow to this many bytes, or to 4 times its size
 
@@ -55,6 +58,12 @@ def _member(view: memoryview, info: zipfile.ZipInfo) -> memoryview:
 def npz(files: dict[str, memoryview]) -> dict[str, np.ndarray]:
     """Arrays of the .npy members, by name."""
     return {name.removesuffix(".npy"): _npy(name, content) for name, content in files.items()}
+
+
+def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes the file in one move."""
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **tensors)
 
 
 def _npy(name: str, content: memoryview) -> np.ndarray:

@@ -7,22 +7,23 @@ is asked for. Arrays are read-only views of the mapped file wherever the format 
 import mmap
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from zoo import checkpoint
+from zoo import checkpoint, words
 from zoo import rules as paths
 from zoo.errors import UserError
-from zoo.weights import archives, hdf5, hub, pytorch, safetensors
+from zoo.weights import archives, download, hdf5, hub, pytorch, safetensors
 
 
 class Weights(NamedTuple):
     """What a file holds."""
 
     tensors: dict[str, np.ndarray]
-    metadata: dict[str, Any]  # what the file says of itself: a safetensors header, numbers beside a state_dict
+    metadata: dict[str, Any]  # what the file says of itself: a safetensors header, numbers beside a state_dict, words
     format: str
 
 
@@ -34,19 +35,21 @@ READERS: dict[str, Callable] = {
     "PyTorch zip": lambda data, path: pytorch.read_zip(archives.members(data)),
     "npz": lambda data, path: (archives.npz(archives.members(data)), {}),
     "Keras": lambda data, path: hdf5.read_keras(archives.members(data)),
+    "word vectors": lambda data, path: _word_vectors(words.load(path)),
 }
+GLOVE = rb"\S.*?( [+-]?\d+(\.\d+)?([eE][+-]?\d+)?){2,}\s*"  # a word and numbers
 
 
 def read(source: str | os.PathLike) -> Weights:
-    """The weights of a file, of `hf:owner/repo[/file][@revision]`, or of a run folder of this zoo.
+    """The weights of a file, of `hf:owner/repo[/file][@revision]` or `https://...#sha256=...`, or of a run folder.
 
     Formats: safetensors; PyTorch zip and legacy (.pth, .pt, .th, .bin); npz; Keras .h5, .weights.h5 and .keras (with
-    h5py installed).
+    h5py installed); word vectors (`zoo.words.load`).
 
     Raises:
       UserError: no such file, an unknown format, damage, or a pickle that holds anything but data.
     """
-    path = pathlib.Path(hub.download(source) if str(source).startswith("hf:") else source)
+    path = pathlib.Path(_local(str(source)))
     if path.is_dir():
         tree = paths.flatten(checkpoint.load_variables(path))
         return Weights({name: np.asarray(array) for name, array in tree.items()}, {}, "run folder")
@@ -71,6 +74,18 @@ def read(source: str | os.PathLike) -> Weights:
     return Weights(tensors, metadata, name)
 
 
+def _local(source: str) -> str | pathlib.Path:
+    if source.startswith("hf:"):
+        return hub.download(source)
+    if source.startswith("http://"):
+        raise UserError(f"{source}: weights are fetched by https:// only")
+    return download.download(source) if source.startswith("https://") else source
+
+
+def _word_vectors(vectors: words.Vectors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return {"vectors": vectors.table}, {"words": vectors.words}
+
+
 def detect(data: mmap.mmap) -> str:
     """The name in READERS of what the bytes are."""
     if data[:8] == b"\x89HDF\r\n\x1a\n":
@@ -81,6 +96,8 @@ def detect(data: mmap.mmap) -> str:
             return "PyTorch zip"
         if "model.weights.h5" in names:
             return "Keras"
+        if {"words.npy", "vectors.npy"} == set(names):
+            return "word vectors"
         if names and all(name.endswith(".npy") for name in names):
             return "npz"
         raise UserError(f"a zip archive of {', '.join(names[:3]) or 'nothing'}; no PyTorch, NumPy or Keras weights")
@@ -88,6 +105,10 @@ def detect(data: mmap.mmap) -> str:
         return "safetensors"
     if data[:1] == b"\x80":
         return "PyTorch"
+    line = data[: 2**16].partition(b"\n")[0]
+    if data[:2] == b"\x1f\x8b" or re.fullmatch(rb"\d+ \d+\s*", line) or re.fullmatch(GLOVE, line):
+        return "word vectors"
     raise UserError(
-        f"unknown format (it starts with {data[:8]!r}); known are safetensors, PyTorch, npz and Keras .h5 or .keras"
+        f"unknown format (it starts with {data[:8]!r}); known are safetensors, PyTorch, npz, "
+        "Keras .h5 or .keras, and word vectors"
     )

@@ -3,21 +3,23 @@
 import importlib
 import io
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.weights.replacing import replaced
 
 SPARE = 2**26  # bytes that compressed data sets may grow to, or 4 times the file
 
 
 def read(file) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Every data set by its path, and the attributes of the file; `file` is a path or a binary file."""
-    try:
-        h5py = importlib.import_module("h5py")  # an extra: only these files need it
-    except ImportError:
-        raise UserError("reading Keras weights needs h5py: pip install 'jax-model-zoo[keras]'") from None
+    """Every data set by its path, and the attributes of the file; `file` is a path or a binary file.
+
+    A full model has its weights below 'model_weights/', which is left out, and Keras 2 a ':0' behind every name.
+    """
+    h5py = _h5py()
     size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else os.path.getsize(file)
     room, tensors = max(SPARE, 4 * size), {}
     with h5py.File(file, "r") as root:
@@ -37,7 +39,35 @@ def read(file) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
         root.visititems(visit)
         metadata = {name: _word(value) for name, value in root.attrs.items()}
-    return tensors, metadata
+    if any(name.startswith(_MODEL) for name in tensors):
+        beside = [name for name in tensors if not name.startswith(_MODEL)]
+        metadata["left_out"] = {"optimizer and the like": len(beside)} if beside else {}
+        tensors = {name.removeprefix(_MODEL): array for name, array in tensors.items() if name.startswith(_MODEL)}
+    return {name.removesuffix(":0"): array for name, array in tensors.items()}, metadata
+
+
+_MODEL = "model_weights/"
+
+
+def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes the file in one move: `layer/../leaf` data sets, and their order, which is how Keras loads .h5 files."""
+    h5py, modern = _h5py(), str(path).endswith(".weights.h5")
+    layers = list(dict.fromkeys(name.split("/")[0] for name in tensors))
+    with replaced(path) as temporary, h5py.File(temporary, "w", track_order=True) as root:
+        for name, array in tensors.items():
+            root.create_dataset(name, data=array)
+        if not modern:
+            root.attrs["layer_names"] = [layer.encode() for layer in layers]
+            for layer in layers:
+                inside = [name.partition("/")[2].encode() for name in tensors if name.split("/")[0] == layer]
+                root[layer].attrs["weight_names"] = inside
+
+
+def _h5py():
+    try:
+        return importlib.import_module("h5py")  # an extra: only these files need it
+    except ImportError:
+        raise UserError("a file of Keras needs h5py: pip install 'jax-model-zoo[keras]'") from None
 
 
 def read_keras(files: dict[str, memoryview]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

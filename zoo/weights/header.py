@@ -63,7 +63,10 @@ def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[
     """The safetensors metadata (words only): everything is JSON under 'zoo'."""
     says = semantics(model, given) | {"sha256": checksum(arrays)}
     if any(path.startswith("batch_stats/") for path in arrays):
-        says["batch_norm"] = {"epsilon": 1e-5, "momentum": 0.9}  # flax's momentum, 1 - PyTorch's
+        says["batch_norm"] = {
+            "epsilon": getattr(model, "bn_eps", 1e-5),
+            "momentum": 0.9,
+        }  # flax's momentum, 1 - PyTorch's
     says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
     return {"format": "np", "zoo": json.dumps(says)}
 
@@ -133,6 +136,8 @@ def model_of(source, says: Mapping[str, Any]) -> nn.Module:
 def check_options(source, says: Mapping[str, Any], model: nn.Module) -> None:
     """Refuses a model that computes another function with these weights than the one that they were saved from."""
     saved = model_of(source, says)
+    if hasattr(model, "make_encoder") and type(saved) is type(encoder := model.make_encoder(parent=None)):
+        model = encoder  # which alone the weights are for
     if type(saved) is not type(model):
         raise UserError(f"{source} holds a {type(saved).__name__} ({says['model']}), not a {type(model).__name__}")
     for name, value in _fields(saved).items():

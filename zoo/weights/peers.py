@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.weights import Import, files
+from zoo.weights import files
+from zoo.weights.importing import Import
 
 TOLERANCE = 1e-4  # of the largest logit, in float32
 SIDE = 96

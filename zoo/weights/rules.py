@@ -24,6 +24,7 @@ class Rule(NamedTuple):
     path: str  # regex on our path, such as r"layer(\d)_(\d+)/conv(\d)/kernel"
     sources: tuple[str, ...]  # names in the file, with \1 and the like for groups of the regex
     transform: Callable[..., np.ndarray]
+    inverse: Callable | None = None  # for exports, see `zoo.weights.transforms`
 
 
 class Table(NamedTuple):
@@ -33,7 +34,8 @@ class Table(NamedTuple):
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...] = ()  # regexes on names in the file that have no place in the model
     head: str = "head"  # the layer that sees the classes: made anew for other classes
-    requires: Mapping[str, Any] = {}  # options of the model that no shape shows
+    requires: Mapping[str, Any] = {}  # options of the model without which the weights mean something else
+    layouts: tuple[str, ...] = ()  # whose names these are, for `save_weights(..., layout=...)`
 
 
 class Row(NamedTuple):
@@ -77,31 +79,38 @@ def make(rules: Sequence, ignore: Sequence[str] = ()) -> Table:
     return Table("your rules", tuple(made), tuple(ignore))
 
 
-def match(table: Table, paths: Sequence[str], names: Sequence[str]) -> Match:
-    """Fits a table to our paths and the names in a file, by names alone."""
-    known, plan, unfilled, used = set(names), {}, {}, set()
-    compiled = [(re.compile(rule.path), rule) for rule in table.rules]
+def plan(table: Table, paths: Sequence[str]) -> tuple[dict[str, tuple[tuple[str, ...], Rule]], dict[str, str]]:
+    """(path -> names in the file and the rule, path -> why there is none), by the names of our side."""
+    compiled, planned, unfilled = [(re.compile(rule.path), rule) for rule in table.rules], {}, {}
     for path in paths:
         found = [(m, rule) for regex, rule in compiled if (m := regex.fullmatch(path))]
-        if len(found) != 1:
+        if len(found) == 1:
+            ((m, rule),) = found
+            planned[path] = expand(m, rule), rule
+        else:
             some = " and ".join(repr(rule.path) for _, rule in found)
             unfilled[path] = f"{len(found)} rules fill it: {some}" if found else "no rule fills it"
-            continue
-        ((m, rule),) = found
-        sources = expand(m, rule)
+    return planned, unfilled
+
+
+def match(table: Table, paths: Sequence[str], names: Sequence[str]) -> Match:
+    """Fits a table to our paths and the names in a file, by names alone."""
+    planned, unfilled = plan(table, paths)
+    known, filled, used = set(names), {}, set()
+    for path, (sources, rule) in planned.items():
         used.update(sources)
         if missing := [name for name in sources if name not in known]:
             unfilled[path] = f"needs {' and '.join(map(repr, missing))}"
         else:
-            plan[path] = sources, rule.transform
+            filled[path] = sources, rule.transform
     ignored = [re.compile(pattern) for pattern in table.ignore]
     if not any(path.startswith(f"{table.head}/") for path in paths):  # a model without head: theirs is not needed
-        for regex, rule in compiled:
+        for rule in table.rules:
             for leaf in ("kernel", "bias"):
-                if m := regex.fullmatch(f"{table.head}/{leaf}"):
+                if m := re.fullmatch(rule.path, f"{table.head}/{leaf}"):
                     used.update(expand(m, rule))
     unused = [name for name in names if name not in used and not any(i.fullmatch(name) for i in ignored)]
-    return Match(table, plan, unfilled, unused)
+    return Match(table, filled, unfilled, unused)
 
 
 def expand(found: re.Match, rule: Rule) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ know bfloat16 and float8; `tests/peers` reads our files with the library and its
 import json
 import math
 import os
-import pathlib
 import struct
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.weights.replacing import replaced
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(jnp.bfloat16),
@@ -61,7 +61,6 @@ def read(data) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes the file in one move; big items first, so that every tensor starts at a multiple of its item's size."""
-    path = pathlib.Path(path)
     names = {dtype: name for name, dtype in DTYPES.items()}
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     entries, at = {"__metadata__": dict(metadata)}, 0
@@ -70,17 +69,10 @@ def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: 
         entries[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for _, array in ordered:
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _unique(pairs):

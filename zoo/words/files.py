@@ -1,19 +1,21 @@
-"""Files of word vectors: word2vec's binary and text formats, GloVe's, the embedding projector's, and runs of ours.
+"""Files of word vectors: word2vec's binary and text formats, GloVe's, NumPy's, the projector's, and runs of ours.
 
 word2vec: a line `V D`, then per word its name, a space and D numbers (float32 little-endian in the binary form). GloVe
-is the text form without the first line. A name that ends in .gz is compressed.
+is the text form without the first line. A name that ends in .gz is compressed. NumPy's .npz has arrays `words` [V] and
+`vectors` [V, D].
 """
 
 import gzip
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 
 from zoo.errors import UserError, lookup
 from zoo.words.vectors import Vectors
 
-FORMATS = ("bin", "text", "glove")
+FORMATS = ("bin", "text", "glove", "npz")
 
 
 def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = None) -> Vectors:
@@ -21,8 +23,8 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
 
     Args:
       path: of the file.
-      format: 'bin', 'text' or 'glove'; 'auto': 'bin' by the name (.bin, .bin.gz), else by whether the first line is
-        two numbers.
+      format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' and 'npz' by the name (.bin, .bin.gz, .npz), else by
+        whether the first line is two numbers.
       limit: the most words to read.
 
     Raises:
@@ -34,6 +36,8 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
     if limit is not None and limit < 1:
         raise UserError(f"words.load: limit is {limit}; it must be at least 1")
     try:
+        if format == "npz" or (format == "auto" and path.suffix == ".npz"):
+            return _checked(path, *_read_npz(path, limit))
         with _open(path, "rb") as file:
             if format == "bin" or (format == "auto" and ".bin" in path.suffixes):
                 return _checked(path, *_read_binary(path, file, limit))
@@ -43,9 +47,11 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
 
 
 def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") -> None:
-    """Writes vectors; 'auto' is 'bin' for .bin and .bin.gz, 'glove' for names with 'glove', else 'text'."""
+    """Writes vectors; 'auto' is 'bin' for .bin and .bin.gz, 'npz', 'glove' for names with 'glove', else 'text'."""
     path = pathlib.Path(path)
-    if format == "auto":
+    if format == "auto" and path.suffix == ".npz":
+        format = "npz"
+    elif format == "auto":
         format = "bin" if ".bin" in path.suffixes else "glove" if "glove" in path.name.lower() else "text"
     lookup("format of vectors", format, dict.fromkeys(FORMATS))
     for word in vectors.words:
@@ -54,6 +60,9 @@ def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") ->
     table = np.asarray(vectors.table, "<f4")
     try:
         with _open(path, "wb") as file:
+            if format == "npz":
+                np.savez(file, words=np.array(vectors.words), vectors=table)
+                return
             if format != "glove":
                 file.write(f"{len(table)} {table.shape[1]}\n".encode())
             for word, row in zip(vectors.words, table, strict=True):
@@ -151,6 +160,19 @@ def _read_text(path, file, format, limit):
     if header and len(words) != header[0]:
         raise UserError(f"{path}: the first line tells of {header[0]} words, there are {len(words)}")
     return words, rows
+
+
+def _read_npz(path, limit):
+    try:
+        with np.load(path) as arrays:  # which refuses pickled objects
+            words, table = arrays["words"][:limit], arrays["vectors"][:limit]
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        line = str(error.args[0] if error.args else error).splitlines()[0]
+        raise UserError(f"{path} has no arrays 'words' and 'vectors': {line}") from None
+    kinds = words.dtype.kind + table.dtype.kind
+    if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table):
+        raise UserError(f"{path}: words {words.dtype}{list(words.shape)} and vectors {table.dtype}{list(table.shape)}")
+    return words.tolist(), table.astype(np.float32)
 
 
 def _decoded(word: bytes, where: str) -> str:

@@ -1,0 +1,156 @@
+"""Our weights under the names of others: PyTorch takes them with strict=True and computes the same."""
+
+import jax
+import numpy as np
+import pytest
+import test_torch_weights as peers
+from test_torch_weights import PEERS, compare
+
+import zoo
+from zoo.weights import import_weights, shapes
+
+torch = pytest.importorskip("torch")
+LAYOUTS = {
+    "basic": "torchvision", "bottleneck": "torchvision", "wide": "torchvision", "cifar": "cifar", "timm": "timm",
+    "timm d": "timm", "timm v2": "timm", "lenet": "torch", "milesial": "milesial", "buda": "buda",
+}  # fmt: skip
+
+
+def random_variables(model, shape):
+    """Of every parameter and statistic, with values that no mistake leaves as they are."""
+    rng = np.random.default_rng(5)
+
+    def leaf(path, like):
+        scale = 0.5 * like.shape[-2] ** -0.5 if len(like.shape) > 1 else 0.3
+        array = scale * rng.standard_normal(like.shape, np.float32)
+        return np.abs(array) + 0.5 if path[-1].key in ("scale", "var") else array
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes.of(model, shape)[0])
+
+
+def equal(found, wanted):
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_strict_and_the_same_logits(tmp_path, name):
+    ours, options, theirs, _, shape = PEERS[name]
+    model, net = zoo.create_model(ours, **options), theirs().eval()
+    variables = random_variables(model, shape)
+    path = tmp_path / "x.pth"
+    zoo.save_weights(path, model, variables, layout=LAYOUTS[name])
+    state = torch.load(path, weights_only=True)
+    if name == "cifar":  # whose module has torchvision's names
+        names = {net.names(key).removeprefix("module."): key for key in net.state_dict()}
+        state = {names[key]: tensor for key, tensor in state.items()}
+    net.load_state_dict(state, strict=True)
+    compare(model, variables, net, shape)
+    equal(import_weights(model, path, input=shape).variables, variables)
+
+
+def test_safetensors_and_npz(tmp_path):
+    """The library's own loader gives torch's tensors; the three formats hold the same."""
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    model = zoo.create_model("resnet18", **peers.ONE)
+    variables = random_variables(model, (33, 33, 3))
+    for ending in ("safetensors", "npz", "pt"):
+        zoo.save_weights(tmp_path / f"x.{ending}", model, variables, layout="torchvision")
+        equal(import_weights(model, tmp_path / f"x.{ending}").variables, variables)
+    net = peers.torchvision_resnet("BasicBlock")
+    net.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
+    kept = torch.load(tmp_path / "x.pt", weights_only=True)
+    for key, tensor in np.load(tmp_path / "x.npz").items():
+        np.testing.assert_array_equal(net.state_dict()[key], tensor)
+        assert torch.equal(kept[key], net.state_dict()[key])
+
+
+def test_a_perceptron_over_images(tmp_path):
+    """PyTorch flattens [C, H, W]."""
+    model = zoo.create_model("mlp", widths=(9, 8), num_classes=3, batch_norm="before")
+    variables = random_variables(model, (4, 5, 3))
+    zoo.save_weights(tmp_path / "x.pth", model, variables, layout="torch", input=(4, 5, 3))
+    names = {"fc1": "1", "bn1": "2", "fc2": "4", "bn2": "5", "fc3": "7"}
+    state = {
+        f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": tensor
+        for key, tensor in torch.load(tmp_path / "x.pth", weights_only=True).items()
+    }
+    net = peers.sequential().eval()
+    net.load_state_dict(state, strict=True)
+    compare(model, variables, net, (4, 5, 3))
+    equal(import_weights(model, tmp_path / "x.pth", input=(4, 5, 3)).variables, variables)
+
+
+class Recurrent(torch.nn.Module):
+    """As PyTorch's example of a language model: encoder, rnn, decoder."""
+
+    def __init__(self, kind, bidirectional=False, tied=False):
+        super().__init__()
+        self.encoder = torch.nn.Embedding(11, 6)
+        self.rnn = getattr(torch.nn, kind)(6, 6 if tied else 5, 2, batch_first=True, bidirectional=bidirectional)
+        self.decoder = torch.nn.Linear(6 if tied else 10 if bidirectional else 5, 11)
+        if tied:
+            self.decoder.weight = self.encoder.weight
+
+    def forward(self, token):
+        return self.decoder(self.rnn(self.encoder(token))[0])
+
+
+LM = {"num_classes": 11, "width": 5, "embed_dim": 6}
+RECURRENT = {
+    "lstm": ("lstm_lm", LM, ("LSTM",)),
+    "lstm, two biases": ("lstm_lm", LM | {"biases": 2}, ("LSTM",)),
+    "gru": ("lstm_lm", LM | {"cell": "gru", "biases": 2}, ("GRU",)),
+    "rnn": ("lstm_lm", LM | {"cell": "rnn"}, ("RNN",)),
+    "tied": ("lstm_lm", LM | {"width": 6, "tied": True}, ("LSTM", False, True)),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent(tmp_path, name):
+    """In, the same logits; out again, under the names of the example, strictly; and back, bit for bit."""
+    ours, options, theirs = RECURRENT[name]
+    torch.manual_seed(0)
+    model, net = zoo.create_model(ours, **options), Recurrent(*theirs)
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    done = import_weights(model, tmp_path / "theirs.pth")
+    assert done.rules == "recurrent layers of PyTorch"
+    token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
+    apply = peers.jit(model.apply)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(token)).numpy()
+    np.testing.assert_allclose(apply(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
+    zoo.save_weights(tmp_path / "ours.pth", model, done.variables, layout="torch")
+    again = Recurrent(*theirs)
+    again.load_state_dict(torch.load(tmp_path / "ours.pth", weights_only=True), strict=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(again(torch.from_numpy(token)).numpy(), wanted, rtol=1e-5, atol=1e-6)
+    equal(import_weights(model, tmp_path / "ours.pth").variables, done.variables)
+
+
+def test_both_directions(tmp_path):
+    torch.manual_seed(0)
+    net = Recurrent("LSTM", bidirectional=True)
+    model = zoo.create_model(
+        "lstm_classifier", vocab_size=11, embed_dim=6, width=5, depth=2, pool="mean", num_classes=11
+    )
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    done = import_weights(model, tmp_path / "x.pth")
+    token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(token)).mean(1).numpy()
+    np.testing.assert_allclose(peers.jit(model.apply)(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gru_needs_both_biases(tmp_path):
+    torch.save(Recurrent("GRU").state_dict(), tmp_path / "x.pth")
+    model = zoo.create_model("lstm_lm", **LM, cell="gru")
+    with pytest.raises(zoo.UserError, match=r"recurrent layers of PyTorch; the model must have biases=2, not 1"):
+        import_weights(model, tmp_path / "x.pth")
+
+
+def test_a_tied_model_refuses_two_kernels(tmp_path):
+    net = Recurrent("LSTM", tied=True)
+    net.decoder.weight = torch.nn.Parameter(net.encoder.weight + 1)
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(zoo.UserError, match=r"embed/embedding: tied cannot take .* the model ties them"):
+        import_weights(zoo.create_model("lstm_lm", **LM | {"width": 6, "tied": True}), tmp_path / "x.pth")

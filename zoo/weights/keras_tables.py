@@ -1,0 +1,146 @@
+"""Tables for Keras: ResNet50, 101, 152 and their V2, and plain stacks of layers (embedding, recurrent, dense).
+
+Keras has the shapes of ours, so nothing is transposed. Its files name a layer in one of two ways: by what it is called
+(.h5: `conv2_block1_1_conv/kernel`), or by its class and its number among those of its class (.weights.h5 and .keras:
+`layers/conv2d_3/vars/0`), for which the order of the layers must be known.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from zoo.weights.rules import Rule, Table
+from zoo.weights.transforms import SAME
+
+
+class Layer(NamedTuple):
+    """One layer with weights."""
+
+    ours: str
+    kind: str  # class in Keras, a key of LEAVES
+    name: str  # what Keras calls it; '': its kind and number
+
+
+# class in Keras -> (our leaf, theirs), in the order of their variables
+LEAVES = {
+    "batch_normalization": (("scale", "gamma"), ("bias", "beta"), ("mean", "moving_mean"), ("var", "moving_variance")),
+    "conv2d": (("kernel", "kernel"), ("bias", "bias")),
+    "dense": (("kernel", "kernel"), ("bias", "bias")),
+    "embedding": (("embedding", "embeddings"),),
+    "lstm": (("input/kernel", "kernel"), ("recurrent/kernel", "recurrent_kernel"), ("input/bias", "bias")),
+}
+LEAVES["simple_rnn"] = LEAVES["lstm"]
+KINDS = {"embed": "embedding", "dense": "dense", "head": "dense", "conv": "conv2d", "norm": "batch_normalization"}
+CELLS = {"lstm": "lstm", "rnn": "simple_rnn"}
+SIDES = {"": ("forward_layer", "forward"), "_reverse": ("backward_layer", "backward")}
+
+
+def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str]) -> list[Table]:
+    """Of both ways of naming; none for models whose like Keras has not."""
+    if "layer1_0/conv1/kernel" in paths:
+        v2 = "layer1_0/norm1/scale" in paths and "stem_norm/scale" not in paths
+        layers, name = list(_resnet(paths, v2)), f"Keras's ResNet V{1 + v2}"
+        requires = {"conv_bias": True, "bn_eps": 1.001e-5}
+        requires |= {"stage_stride": "last", "zero_padded_pool": True} if v2 else {"bottleneck_stride": "1x1"}
+    else:
+        layers, name, requires = _stack(model, paths), "layers of Keras in their order", {}
+    if not layers:
+        return []
+    by_class = Table(name, tuple(_by_class(layers, paths)), layouts=("keras",), requires=requires)
+    return [by_class, by_class._replace(rules=tuple(_by_name(layers, paths, names)), layouts=("keras h5",))]
+
+
+def _resnet(paths: Mapping[str, str], v2: bool) -> Iterator[Layer]:
+    """In the order of keras.applications: the projection stands before the last convolution of its block."""
+    yield Layer("stem", "conv2d", "conv1_conv")
+    if not v2:
+        yield Layer("stem_norm", "batch_normalization", "conv1_bn")
+    blocks = {(int(m[1]), int(m[2])) for path in paths if (m := re.match(r"layer(\d+)_(\d+)/", path))}
+    for stage, number in sorted(blocks):
+        ours, theirs = f"layer{stage}_{number}", f"conv{stage + 1}_block{number + 1}"
+        if v2:
+            yield Layer(f"{ours}/norm1", "batch_normalization", f"{theirs}_preact_bn")
+        for i in (1, 2):
+            yield Layer(f"{ours}/conv{i}", "conv2d", f"{theirs}_{i}_conv")
+            yield Layer(f"{ours}/norm{i + v2}", "batch_normalization", f"{theirs}_{i}_bn")
+        projected = f"{ours}/proj/kernel" in paths
+        if projected:
+            yield Layer(f"{ours}/proj", "conv2d", f"{theirs}_0_conv")
+        yield Layer(f"{ours}/conv3", "conv2d", f"{theirs}_3_conv")
+        if not v2:
+            if projected:
+                yield Layer(f"{ours}/proj_norm", "batch_normalization", f"{theirs}_0_bn")
+            yield Layer(f"{ours}/norm3", "batch_normalization", f"{theirs}_3_bn")
+    if v2:
+        yield Layer("norm", "batch_normalization", "post_bn")
+    yield Layer("head", "dense", "predictions")
+
+
+def _stack(model: nn.Module, paths: Mapping[str, str]) -> list[Layer]:
+    """A model that is one layer after the other, as far as weights go; [] for others, attention or a GRU in it.
+
+    (Keras keeps both biases of a GRU in one array.)
+    """
+    layers = []
+    for layer in sorted({re.match(r"recurrent/layer\d+|[^/]+", path)[0] for path in paths}, key=_place):
+        known, word = KINDS, re.match(r"[a-z]+", layer)[0]
+        if word == "recurrent":
+            known, word = CELLS, model.cell
+        if word not in known:
+            return []
+        layers.append(Layer(layer, known[word], ""))
+    return layers
+
+
+def _place(layer: str) -> tuple:
+    """embed, then conv1, norm1, .., dense1, .., the recurrent layers and the head."""
+    order = ("embed", "conv", "dense", "recurrent", "head")
+    word, number = re.match(r"(?:recurrent/)?([a-z]+)(\d*)", layer).groups()
+    word = "recurrent" if layer.startswith("recurrent/") else word
+    group = "dense" if word == "norm" else word
+    return order.index(group) if group in order else len(order), int(number or 0), word == "norm"
+
+
+def _numbered(layers: Sequence[Layer], paths: Mapping[str, str]) -> Iterator[tuple[Layer, str, int, str]]:
+    """(layer in one direction, its class, its number in its class, '', 'forward' or 'backward' as in SIDES)."""
+    count = Counter()
+    for layer in layers:
+        both = any(path.startswith(f"{layer.ours}_reverse/") for path in paths)
+        kind = "bidirectional" if both else layer.kind
+        for side in SIDES if both else ("",):
+            yield layer._replace(ours=layer.ours + side), kind, count[kind], side
+        count[kind] += 1
+
+
+def _by_class(layers: Sequence[Layer], paths: Mapping[str, str]) -> Iterator[Rule]:
+    for layer, kind, number, side in _numbered(layers, paths):
+        place = f"layers/{kind}" + (f"_{number}" if number else "")
+        if kind == "bidirectional":
+            place += f"/{SIDES[side][0]}"
+        if layer.ours.startswith("recurrent/"):
+            place += "/cell"
+        for i, (leaf, _) in enumerate(LEAVES[layer.kind]):
+            yield Rule(re.escape(f"{layer.ours}/{leaf}"), (f"{place}/vars/{i}",), *SAME)
+
+
+def _by_name(layers: Sequence[Layer], paths: Mapping[str, str], names: Sequence[str]) -> Iterator[Rule]:
+    """`group/../leaf`; groups of layers without a name of their own have their kind and any rising numbers."""
+    groups = sorted({name.split("/")[0] for name in names}, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+    for layer, kind, number, side in _numbered(layers, paths):
+        alike = [group for group in groups if re.fullmatch(rf"{kind}(_\d+)?", group)]
+        made = kind + (f"_{number}" if number else "")
+        group = layer.name or (alike[number] if number < len(alike) else made)
+        inside = f"{SIDES[side][1]}_" if kind == "bidirectional" else ""
+        for leaf, theirs in LEAVES[layer.kind]:
+            found = [n for n in names if re.fullmatch(rf"{re.escape(group)}/(.*/)?{inside}(.*/)?{theirs}", n)]
+            name = (
+                found[0]
+                if len(found) == 1
+                else f"{group}/{inside}{layer.kind}/{theirs}"
+                if inside
+                else f"{group}/{theirs}"
+            )
+            yield Rule(re.escape(f"{layer.ours}/{leaf}"), (name.replace("\\", r"\\"),), *SAME)
