@@ -1,8 +1,9 @@
-"""Import weights of another ecosystem: which tensor became which parameter, and a safetensors file of ours.
+"""Import weights of another ecosystem: which tensor became which parameter, and a file of ours or of a third one.
 
 python scripts/import_weights.py resnet32-d509ac18.th --model=resnet32_cifar
 python scripts/import_weights.py resnet50.pth --model=resnet50 --option=num_classes=10 --out=zoo.safetensors \
     --about="mean=(0.485, 0.456, 0.406)" --about=licence=BSD-3-Clause
+python scripts/import_weights.py zoo.safetensors --out=theirs.pth --layout=torchvision
 python scripts/import_weights.py theirs.npz --model=mlp --rules=my_rules.py --table=table.tsv
 
 --rules is a Python file (which is run) with RULES = [(regex on our path, name or names in the file, function)] and,
@@ -28,7 +29,8 @@ flags.DEFINE_multi_string("option", [], "An option of the model, name=value; may
 flags.DEFINE_string("input", None, "Shape of one example, such as 32,32,3; default: what the model and the file say.")
 flags.DEFINE_string("rules", None, "A Python file with your own RULES.")
 flags.DEFINE_string("table", None, "Save the table (path, source, transform, shape) here, tab-separated.")
-flags.DEFINE_string("out", None, "Write our safetensors file here.")
+flags.DEFINE_string("out", None, "Write the weights here: our safetensors file, or what --layout says.")
+flags.DEFINE_string("layout", "zoo", "With --out: the names of another ecosystem, see zoo.weights.export.LAYOUTS.")
 flags.DEFINE_multi_string("about", [], "With --out, what the header says of the weights, name=value; may be repeated.")
 flags.DEFINE_bool("verify", False, "Compare logits with the file's own model in PyTorch (torchvision, timm).")
 flags.DEFINE_integer("seed", 0, "Of a new head, where the number of classes differs.")
@@ -41,6 +43,8 @@ def main(overrides, arguments):
     about = cli.pairs("about", FLAGS.about)
     if about and not FLAGS.out:
         raise UserError("--about is written with --out=FILE only")
+    if FLAGS.layout != "zoo" and not FLAGS.out:
+        raise UserError(f"--layout={FLAGS.layout} is of --out=FILE")
     if FLAGS.model:
         model = zoo.create_model(FLAGS.model, **cli.pairs("option", FLAGS.option))
     elif FLAGS.option:
@@ -60,10 +64,11 @@ def main(overrides, arguments):
         lines += [(row.path, " ".join(row.sources), row.transform, "x".join(map(str, row.shape))) for row in done.table]
         write(FLAGS.table, "".join("\t".join(line) + "\n" for line in lines))
     if FLAGS.out:
-        known = {"source": path.name}
-        if path.is_file():
+        known = {"source": path.name} if FLAGS.layout == "zoo" else {}
+        if known and path.is_file():
             known["source_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        zoo.save_weights(FLAGS.out, model, done.variables, **known | about)
+        shape = size if FLAGS.layout == "torch" else None
+        zoo.save_weights(FLAGS.out, model, done.variables, layout=FLAGS.layout, input=shape, **known | about)
         print(f"wrote {FLAGS.out}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from absl import flags
+from absl.testing import flagsaver
 
 import zoo
 from zoo.errors import UserError
@@ -26,16 +27,10 @@ def script(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
     def run(*arguments):
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS(["test"])
-        with monkeypatch.context() as patch:
-            for name in ("out", "licence", "push", "private"):
-                patch.setattr(flags.FLAGS, name, None if name != "private" else False)
-            given = [a for a in arguments if str(a).startswith("--")]
-            for text in given:
-                name, _, value = str(text).removeprefix("--").partition("=")
-                patch.setattr(flags.FLAGS, name, value or True)
-            publish.main((), [a for a in arguments if a not in given])
+        given = dict(str(a).removeprefix("--").partition("=")[::2] for a in arguments if str(a).startswith("--"))
+        flags.FLAGS(["test"])
+        with flagsaver.flagsaver(**{name: value or True for name, value in given.items()}):
+            publish.main((), [a for a in arguments if not str(a).startswith("--")])
 
     return run
 

@@ -141,6 +141,33 @@ def test_where_a_bottleneck_strides():
         assert tuple(found[f"layer2_0/conv{i}"][1] for i in (1, 2, 3)) == sides
 
 
+def test_stages_that_end_with_their_stride():
+    """Every stage but the last halves its map in its last block, whose shortcut has then nothing to project."""
+    model = tiny(depths=(2, 3, 1), stage_stride="last", bottleneck=True, stem_width=6, features_only=True)
+    x = images(1, 37, 70, 3)
+    variables = shapes(model, x)
+    assert [stage.stride for stage in model.stages] == [2, 8, 16, 16]
+    maps = jax.eval_shape(model.apply, variables, x)
+    assert [m.shape[1:3] for m in maps] == [(-(-37 // s), -(-70 // s)) for s, _ in model.stages]
+    found = {path.partition("/")[0] for path, _, _ in calls(model, x) if path.endswith("/proj")}
+    assert found == {"layer1_0", "layer2_0", "layer3_0"}
+
+
+@pytest.mark.parametrize(
+    "preactivation, biased",
+    [
+        (False, {"stem", "layer1_0/conv1", "layer1_0/conv2", "layer1_0/conv3", "layer1_0/proj"}),
+        (True, {"stem", "layer1_0/conv3", "layer1_0/proj"}),
+    ],
+)
+def test_convolutions_with_biases(preactivation, biased):
+    """With preactivation those alone that no BN of their block follows."""
+    model = tiny(depths=(1,), bottleneck=True, conv_bias=True, preactivation=preactivation)
+    paths = rules.flatten(shapes(model, images(1, 32, 32, 3))["params"])
+    found = {p.removesuffix("/bias") for p in paths if p.endswith("bias") and "norm" not in p}
+    assert found - {"head"} == biased
+
+
 def test_order_in_a_block():
     def order(**options):
         found = calls(tiny(depths=(2,), block_dropout=0.3, stochastic_depth=0.2, **options), images(1, 8, 8, 3))
@@ -284,6 +311,9 @@ def test_resnet18_for_small_images():
         ({"shortcut": "C"}, r"resnet: shortcut is 'C'; it must be one of 'A', 'B', 'D'"),
         ({"bottleneck_stride": "2x2"}, r"resnet: bottleneck_stride is '2x2'; it must be one of '3x3', '1x1'"),
         ({"bottleneck_stride": "1x1"}, r"resnet: bottleneck_stride is '1x1', but the blocks are not bottlenecks"),
+        ({"stage_stride": "middle"}, r"resnet: stage_stride is 'middle'; it must be one of 'first', 'last'"),
+        ({"bn_eps": 0.0}, r"resnet: bn_eps is 0\.0; it must be more than 0"),
+        ({"zero_padded_pool": True, "stem": "3x3"}, r"zero_padded_pool is set, but stem '3x3' has no pooling"),
         ({"shortcut": "A", "stem_width": 128}, r"shortcut 'A' cannot take the stem's 128 channels to 64; use 'B'"),
         ({"stochastic_depth": 1.0}, r"resnet: stochastic_depth is 1\.0; it must be in \[0, 1\)"),
         ({"block_dropout": -0.5}, r"resnet: block_dropout is -0\.5; it must be in \[0, 1\)"),

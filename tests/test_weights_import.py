@@ -329,6 +329,10 @@ def test_the_script(tmp_path):
     assert (says["licence"], says["class_names"], says["source"]) == ("MIT", ["a", "b", "c"], "theirs.npz")
     assert len(says["source_sha256"]) == 64
     np.testing.assert_array_equal(variables["params"]["dense1"]["kernel"], THEIRS["a/w"])
+    back = script(out, f"--out={tmp_path / 'back.npz'}", "--layout=torch")
+    assert back.returncode == 0, back.stderr
+    found = np.load(tmp_path / "back.npz")
+    np.testing.assert_array_equal(found["fc2.weight"], THEIRS["z.w"])
     refused = script(path, "--model=mlp")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "is not used" in refused.stderr

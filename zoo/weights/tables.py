@@ -199,7 +199,8 @@ def candidates(
 ) -> list[Table]:
     """All tables that may fit; `paths` is path -> path with its collection, `names` those in the file (if there is)."""
     depth = len({path.split("/")[0] for path in paths if re.match(r"down\d+/", path)})
-    tables = [own(paths), *RESNETS, TIMM_RESNETV2, ALEXNET, LENET, mlp(names, list(paths), input)]
+    tables = [own(paths), *RESNETS, TIMM_RESNETV2, mlp(names, list(paths), input)]
+    tables += [ALEXNET, LENET] if "conv2/kernel" in paths else []
     tables += [unet_milesial(depth), unet_buda(depth), unet_theano(depth)] if depth else []
     return tables + recurrent_tables.candidates(model, paths, names) + keras_tables.candidates(model, paths, names)
 
