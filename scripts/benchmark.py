@@ -1,6 +1,7 @@
 """How fast the zoo is, and what it costs: measured on the CPU of this machine, beside PyTorch and Keras where asked.
 
-    python scripts/benchmark.py loop models         # or: loop, memory, start, models, conv, keras, lstm, words, all
+    python scripts/benchmark.py loop models         # or: loop, memory, start, models, conv, keras, lstm, words,
+                                                    # weights, all
     python scripts/benchmark.py loop --quick        # does it run at all? no figures to believe
 
 loop     the training loop beside the bare compiled step, in one process: it may cost 3 %
@@ -11,6 +12,7 @@ models   training steps and evaluation of every family beside the same network b
 conv     formulations of convolutions, up-convolutions and batch normalization, on their own and in a `lax.scan`
 keras    whole epochs beside Keras `fit` on the jax backend: 1.3 times as fast
 lstm     training steps of word language models beside torch.nn.LSTM, hidden 200, 650 and 1500: as fast
+weights  a file of a ResNet-50 read beside PyTorch: at most 1.5 times its time, and 2.2 times the memory of its weights
 words    whole trainings of skip-gram (2 times as fast) and CBOW (as fast) beside gensim, and how good their vectors are
 
 Prints Markdown tables, and keeps the results in benchmarks/<machine>.json with the date, the versions and whether
@@ -33,6 +35,7 @@ from typing import Any
 
 from benchmark_cases import CASES, LAYERS, REPEATS, Case
 from benchmark_harness import MIN_WINDOWS, compare, machine_name, merge, provenance, wait_until_idle
+from benchmark_imports import weights
 from benchmark_report import markdown, target
 from benchmark_sequences import ON_CPU, Results, lstm, words
 from benchmark_worker import ROOT, UnavailableError, Worker, WorkerError
@@ -220,7 +223,7 @@ def keras(options) -> Results:
 
 SUBCOMMANDS = {
     "loop": loop, "memory": memory, "start": start, "models": models, "conv": conv, "keras": keras, "lstm": lstm,
-    "words": words,
+    "words": words, "weights": weights,
 }  # fmt: skip
 
 

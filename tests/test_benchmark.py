@@ -219,7 +219,11 @@ def test_worker_that_cannot_start(worker_file):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["lop"], "error: unknown subcommand 'lop'; known: loop, memory, start, models, conv, keras, lstm, words, all"),
+        (
+            ["lop"],
+            "error: unknown subcommand 'lop'; known: "
+            "loop, memory, start, models, conv, keras, lstm, words, weights, all",
+        ),
         (["models", "keras", "--model", "unet"], "error: --model unet: keras measures only mlp and lenet5"),
         (["all", "--model", "mlp", "--model", "unet"], "error: --model unet: loop measures only mlp and lenet5"),
         (["conv", "--model", "mlp"], "error: --model is for loop, models, keras"),

@@ -42,7 +42,11 @@ def test_names_and_order(tmp_path):
     "path, options, line",
     [
         ("x.pth", {"layout": "torchvison"}, "unknown layout of weights 'torchvison'; did you mean 'torchvision'"),
-        ("x.pth", {"layout": "torchvision"}, r"layout 'torchvision' has no place for 2 of the model's parameters"),
+        (
+            "x.pth",
+            {"layout": "torchvision"},
+            r"layout 'torchvision' has no place for 2 of 4 parameters, such as dense1/bias",
+        ),
         ("x.pth", {"layout": "keras"}, r"layout 'keras' go to a file that ends in \.h5"),
         ("x.h5", {"layout": "torch"}, r"layout 'torch' go to a file that ends in \.npz or \.pt or \.pth"),
         ("x.pth", {"layout": "torch", "licence": "MIT"}, "licence can be said in our own files only"),

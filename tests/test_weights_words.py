@@ -54,6 +54,9 @@ def test_files_of_word_vectors(tmp_path, capsys, name):
     if name.endswith(".gz"):
         assert gzip.decompress((tmp_path / name).read_bytes())
     assert words.load(tmp_path / name).words == VECTORS.words
+    if "glove" not in name:
+        (tmp_path / "cached").write_bytes((tmp_path / name).read_bytes())  # told by the content alone
+        np.testing.assert_array_equal(words.load(tmp_path / "cached").table, VECTORS.table)
     model = zoo.create_model("skipgram", num_classes=4, features=3)
     found = zoo.load_weights(model, tmp_path / name)["params"]
     np.testing.assert_array_equal(found["input"], VECTORS.table)

@@ -37,7 +37,7 @@ READERS: dict[str, Callable] = {
     "Keras": lambda data, path: hdf5.read_keras(archives.members(data)),
     "word vectors": lambda data, path: _word_vectors(words.load(path)),
 }
-GLOVE = rb"\S.*?( [+-]?\d+(\.\d+)?([eE][+-]?\d+)?){2,}\s*"  # a word and numbers
+NUMBER = rb"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?"
 
 
 def read(source: str | os.PathLike) -> Weights:
@@ -105,8 +105,9 @@ def detect(data: mmap.mmap) -> str:
         return "safetensors"
     if data[:1] == b"\x80":
         return "PyTorch"
-    line = data[: 2**16].partition(b"\n")[0]
-    if data[:2] == b"\x1f\x8b" or re.fullmatch(rb"\d+ \d+\s*", line) or re.fullmatch(GLOVE, line):
+    first = data[: 2**16].partition(b"\n")[0].split()
+    numbers = [bool(re.fullmatch(NUMBER, part)) for part in first]
+    if data[:2] == b"\x1f\x8b" or (len(first) > 1 and all(numbers[-2:])):  # word2vec's two numbers, or GloVe's many
         return "word vectors"
     raise UserError(
         f"unknown format (it starts with {data[:8]!r}); known are safetensors, PyTorch, npz, "

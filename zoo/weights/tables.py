@@ -179,7 +179,10 @@ def mlp(names: Sequence[str], paths: Sequence[str], input: Sequence[int] | None)
 
 def own(paths: Mapping[str, str]) -> Table:
     """What `save_weights` wrote and what a run folder holds; `paths` is path -> path with its collection."""
-    rules = [Rule(re.escape(path), (_literal(full),), *SAME) for path, full in paths.items()]
+    collections: dict[str, list[str]] = {}
+    for path, full in paths.items():
+        collections.setdefault(full.partition("/")[0], []).append(re.escape(path))
+    rules = [Rule(f"({'|'.join(some)})", (rf"{name}/\1",), *SAME) for name, some in collections.items()]
     if "head/kernel" not in paths:
         rules += [Rule(f"head/{leaf}", (f"params/head/{leaf}",), *SAME) for leaf in ("kernel", "bias")]
     # Where a run left off reading a text is no weight.
@@ -197,12 +200,20 @@ def stem(paths: Sequence[str]) -> str:
 def candidates(
     model: nn.Module, paths: Mapping[str, str], names: Sequence[str], input: Sequence[int] | None
 ) -> list[Table]:
-    """All tables that may fit; `paths` is path -> path with its collection, `names` those in the file (if there is)."""
+    """All tables that may fit, the likely ones first; `paths` is path -> path with its collection.
+
+    `names` are those in the file; () for an export.
+    """
+    if any(name.startswith("params/") for name in names):
+        return [own(paths)]
     depth = len({path.split("/")[0] for path in paths if re.match(r"down\d+/", path)})
-    tables = [own(paths), *RESNETS, TIMM_RESNETV2, mlp(names, list(paths), input)]
+    tables = [*RESNETS, TIMM_RESNETV2, mlp(names, list(paths), input)]
     tables += [ALEXNET, LENET] if "conv2/kernel" in paths else []
     tables += [unet_milesial(depth), unet_buda(depth), unet_theano(depth)] if depth else []
-    return tables + recurrent_tables.candidates(model, paths, names) + keras_tables.candidates(model, paths, names)
+    tables += recurrent_tables.candidates(model, paths, names)
+    if not names or any("/" in name for name in names):  # as no file of PyTorch has
+        tables += keras_tables.candidates(model, paths, names)
+    return tables
 
 
 def _natural(name: str) -> list:

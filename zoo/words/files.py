@@ -1,20 +1,22 @@
 """Files of word vectors: word2vec's binary and text formats, GloVe's, NumPy's, the projector's, and runs of ours.
 
 word2vec: a line `V D`, then per word its name, a space and D numbers (float32 little-endian in the binary form). GloVe
-is the text form without the first line. A name that ends in .gz is compressed. NumPy's .npz has arrays `words` [V] and
-`vectors` [V, D].
+is the text form without the first line. NumPy's .npz has arrays `words` [V] and `vectors` [V, D]. All may be compressed
+by gzip, for writing by a name that ends in .gz.
 """
 
 import gzip
 import json
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
 from zoo.errors import UserError, lookup
 from zoo.words.vectors import Vectors
 
+MOST_FEATURES, MOST_LINE = 2**16, 2**20
 FORMATS = ("bin", "text", "glove", "npz")
 
 
@@ -23,8 +25,8 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
 
     Args:
       path: of the file.
-      format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' and 'npz' by the name (.bin, .bin.gz, .npz), else by
-        whether the first line is two numbers.
+      format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' by the name (.bin, .bin.gz), else by the content: whether
+        the first line is two numbers.
       limit: the most words to read.
 
     Raises:
@@ -36,13 +38,15 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
     if limit is not None and limit < 1:
         raise UserError(f"words.load: limit is {limit}; it must be at least 1")
     try:
-        if format == "npz" or (format == "auto" and path.suffix == ".npz"):
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if format == "npz" or (format == "auto" and start == b"PK\x03\x04"):
             return _checked(path, *_read_npz(path, limit))
-        with _open(path, "rb") as file:
-            if format == "bin" or (format == "auto" and ".bin" in path.suffixes):
+        with gzip.open(path) if path.suffix == ".gz" or start[:2] == b"\x1f\x8b" else open(path, "rb") as file:
+            if format == "bin" or (format == "auto" and _is_binary(path, file)):
                 return _checked(path, *_read_binary(path, file, limit))
             return _checked(path, *_read_text(path, file, format, limit))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read vectors {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -59,7 +63,7 @@ def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") ->
             raise UserError(f"{path}: word {word!r} cannot be written; a word must have no spaces")
     table = np.asarray(vectors.table, "<f4")
     try:
-        with _open(path, "wb") as file:
+        with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
             if format == "npz":
                 np.savez(file, words=np.array(vectors.words), vectors=table)
                 return
@@ -105,8 +109,17 @@ def from_run(workdir: str | pathlib.Path) -> Vectors:
     return Vectors(words, params["input"], params["output"])
 
 
-def _open(path: pathlib.Path, mode: str):
-    return gzip.open(path, mode) if path.suffix == ".gz" else open(path, mode)
+def _is_binary(path: pathlib.Path, file) -> bool:
+    """By the name; files without an ending, such as downloads in a cache, by whether the second line is text."""
+    if path.suffix:
+        return ".bin" in path.suffixes
+    header, line = _header(file.readline(200)), file.readline(MOST_LINE)
+    file.seek(0)
+    try:
+        numbers = [float(part) for part in line.split()[1:]]
+    except ValueError:
+        return header is not None
+    return header is not None and len(numbers) != header[1]
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
@@ -118,7 +131,7 @@ def _header(line: bytes) -> tuple[int, int] | None:
 
 def _read_binary(path, file, limit):
     header = _header(file.readline(200))
-    if header is None or not all(header):
+    if header is None or not all(header) or header[1] > MOST_FEATURES:
         raise UserError(f"{path}:1: no word2vec file: the first line must be the numbers of words and of features")
     count, features = header
     words, rows = [], []
@@ -136,7 +149,8 @@ def _read_binary(path, file, limit):
 
 def _read_text(path, file, format, limit):
     words, rows, header, features = [], [], None, None
-    for number, line in enumerate(file, start=1):
+    lines = iter(lambda: file.readline(MOST_LINE), b"")  # a damaged file may have no end of a line for long
+    for number, line in enumerate(lines, start=1):
         if number == 1 and format != "glove":
             header = _header(line)
             if header is not None:
@@ -167,7 +181,7 @@ def _read_npz(path, limit):
         with np.load(path) as arrays:  # which refuses pickled objects
             words, table = arrays["words"][:limit], arrays["vectors"][:limit]
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        line = str(error.args[0] if error.args else error).splitlines()[0]
+        line = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path} has no arrays 'words' and 'vectors': {line}") from None
     kinds = words.dtype.kind + table.dtype.kind
     if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table):
