@@ -292,7 +292,7 @@ def test_a_share_of_all_or_nothing_is_one_label_alone(mixed, share):
 
 
 def test_model_state_and_dropout_go_through_the_loss():
-    model = create_model("mlp", widths=(8,), num_classes=CLASSES, batch_norm="before", dropout=0.5)
+    model = create_model("mlp", widths=(8,), num_classes=CLASSES, norm="batch", dropout=0.5)
     task = tasks.make({"name": "classification"}, model, META)
     rng = np.random.default_rng(0)
     batch = {"image": np.float32(rng.random((20, 2, 2, 1))), "label": np.zeros(20, np.int32)}

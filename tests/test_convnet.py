@@ -36,8 +36,8 @@ def test_parameters():
     assert count("convnet2d", 3) == (27 + 1) * 32 + (288 + 1) * 64 + (576 + 1) * 128 + 129 * 10 == 94_538
     assert count("convnet1d", 3) == (9 + 1) * 32 + (96 + 1) * 64 + (192 + 1) * 128 + 129 * 10 == 32_522
     # Normalization before the activation takes the bias's place: a scale and a bias for it.
-    assert count("convnet2d", 3, batch_norm="before") == 94_538 + 32 + 64 + 128
-    assert count("convnet2d", 3, batch_norm="after") == 94_538 + 2 * (32 + 64 + 128)
+    assert count("convnet2d", 3, norm="batch") == 94_538 + 32 + 64 + 128
+    assert count("convnet2d", 3, norm="batch", norm_place="after") == 94_538 + 2 * (32 + 64 + 128)
     assert count("convnet2d", 3, widths=(8,), depth=2, kernel_size=5) == 76 * 8 + 201 * 8 + 90
 
 
@@ -70,8 +70,8 @@ def normalized(x, variables, stage, name):
     [
         ({}, (1, 1)),
         ({"kernel_size": 4, "pool": "avg", "pool_size": 3, "activation": "tanh"}, (1, 2)),
-        ({"kernel_size": 5, "depth": 2, "pool": "stride", "batch_norm": "before"}, (2, 2)),
-        ({"kernel_size": 1, "batch_norm": "after", "global_pool": "max", "activation": "elu"}, (0, 0)),
+        ({"kernel_size": 5, "depth": 2, "pool": "stride", "norm": "batch"}, (2, 2)),
+        ({"kernel_size": 1, "norm": "batch", "norm_place": "after", "global_pool": "max", "activation": "elu"}, (0, 0)),
     ],
 )
 def test_written_out(name, shape, options, pads):
@@ -86,9 +86,10 @@ def test_written_out(name, shape, options, pads):
         for i in range(1, model.depth + 1):
             strides = model.pool == "stride" and i == 1
             y = convolved(y, variables["params"][stage][f"conv{i}"], pads, model.pool_size if strides else 1)
-            y = normalized(y, variables, stage, f"norm{i}") if model.batch_norm == "before" else y
+            before = model.norm_place == "before"
+            y = normalized(y, variables, stage, f"norm{i}") if model.norm == "batch" and before else y
             y = act(y)
-            y = normalized(y, variables, stage, f"norm{i}") if model.batch_norm == "after" else y
+            y = normalized(y, variables, stage, f"norm{i}") if model.norm == "batch" and not before else y
         if model.pool != "stride":
             y = windows(y, model.pool_size, model.pool_size, {"max": np.max, "avg": np.mean}[model.pool])
     y = {"max": np.max, "avg": np.mean}[model.global_pool](y, axis=tuple(range(1, y.ndim - 1)))
@@ -155,7 +156,12 @@ def test_the_smallest_input(pool, pool_size, smallest):
         ({"kernel_size": 0}, r"convnet1d: kernel_size is 0; it must be at least 1"),
         ({"pool_size": 0}, r"convnet1d: pool_size is 0; it must be at least 1"),
         ({"pool": "mean"}, r"convnet1d: pool is 'mean'; it must be one of 'max', 'avg', 'stride'"),
-        ({"batch_norm": "yes"}, r"convnet1d: batch_norm is 'yes'; it must be one of 'none', 'before', 'after'"),
+        ({"norm": "bach"}, r"unknown norm of convnet1d 'bach'; did you mean 'batch'"),
+        ({"norm": "batch:4"}, r"convnet1d: norm is 'batch:4'; only group takes a number of groups, as in 'group:8'"),
+        ({"norm": "group:0"}, r"convnet1d: norm is 'group:0'"),
+        ({"norm_place": "between"}, r"convnet1d: norm_place is 'between'; it must be one of 'before', 'after'"),
+        ({"weight_standardization": True}, r"convnet1d: weight_standardization needs a norm with a scale"),
+        ({"dropout_kind": "spacial"}, r"unknown dropout_kind of convnet1d 'spacial'; did you mean 'spatial'"),
         ({"activation": "rely"}, r"unknown activation 'rely'; did you mean 'relu'"),
         ({"kernel_init": "he"}, r"unknown initializer 'he'"),
         ({"block_dropout": 1.0}, r"convnet1d: block_dropout is 1\.0; it must be in \[0, 1\)"),

@@ -53,7 +53,7 @@ def images(size, channels):
 @pytest.mark.parametrize(
     "tree, order",
     [
-        (lambda: shapes("mlp", jnp.zeros((1, 4)), batch_norm="before"), ["dense1 norm1", "dense2 norm2", "head"]),
+        (lambda: shapes("mlp", jnp.zeros((1, 4)), norm="batch"), ["dense1 norm1", "dense2 norm2", "head"]),
         (lambda: shapes("lenet5", images(28, 1)), ["conv1", "conv2", "dense1", "dense2", "head"]),
         (lambda: shapes("convnet2d", images(32, 3)), ["layer1", "layer2", "layer3", "head"]),
         (

@@ -218,7 +218,7 @@ EVERYTHING = {
 
 def tiny(**optim_options):
     config = default()
-    config.model = {"name": "mlp", "widths": (8,), "batch_norm": "before"}
+    config.model = {"name": "mlp", "widths": (8,), "norm": "batch"}
     config.data.update(name="iris", batch_size=16, validation=0.2, test=0.1)
     config.optim.update(**optim_options)
     config.total_steps = 20
@@ -270,7 +270,7 @@ def test_a_schedule_free_run_evaluates_and_hands_on_its_average(tmp_path):
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert line["validation/loss"] != line["validation_raw/loss"]
     assert report["best"]["monitor"] == "validation/loss"
-    model = zoo.create_model("mlp", widths=(8,), batch_norm="before", num_classes=3)
+    model = zoo.create_model("mlp", widths=(8,), norm="batch", num_classes=3)
     variables = zoo.load_weights(model, str(tmp_path / "run"), input=np.zeros((1, 4), np.float32))
     arrays = final_state(tmp_path / "run", config)
     find = lambda stem: next(a for path, a in arrays.items() if path.endswith(stem))  # noqa: E731

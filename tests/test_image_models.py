@@ -31,17 +31,18 @@ TINY_CONVNET = {"widths": (4, 6)}
 # what they have of their own is asked of all of MODELS.
 TABLE = {
     "alexnet": [TINY_ALEXNET, {**TINY_ALEXNET, "variant": "2012", "dropout": 0.0}],
-    "convnet1d": [{**TINY_CONVNET, "batch_norm": "after", "pool": "stride", "block_dropout": 0.3}],
-    "convnet2d": [TINY_CONVNET, {**TINY_CONVNET, "batch_norm": "before", "depth": 2, "dropout": 0.5}],
+    "convnet1d": [{**TINY_CONVNET, "norm": "batch", "norm_place": "after", "pool": "stride", "block_dropout": 0.3}],
+    "convnet2d": [TINY_CONVNET, {**TINY_CONVNET, "norm": "batch", "depth": 2, "dropout": 0.5}],
     "lenet5": [{}, {"variant": "1998", "dropout": 0.5}],
     "mlp": [
         {"widths": (16, 8)},
         {"widths": (16,), "activation": "maxout", "pieces": 3, "dropout_input": 0.2},
-        {"widths": (16, 8), "batch_norm": "after", "dropout": 0.5, "activation": "swish"},
+        {"widths": (16, 8), "norm": "batch", "norm_place": "after", "dropout": 0.5, "activation": "swish"},
+        {"widths": (16,), "norm": "layer", "dropconnect": 0.5},
         {"widths": ()},
     ],
     "resnet18": [{**TINY_RESNET, "stem": "deep", "shortcut": "D", "dropout": 0.5}],
-    "resnet50": [TINY_RESNET],
+    "resnet50": [TINY_RESNET, {**TINY_RESNET, "norm": "group:2", "weight_standardization": True}],
     "resnetv2_50": [TINY_RESNET],
     "resnet20_cifar": [{**TINY_RESNET, "stochastic_depth": 0.5}],
     "wrn16_4": [{"depths": (1, 1), "width": 8, "stem_width": 4, "block_dropout": 0.3}],
@@ -54,6 +55,8 @@ FIRST = [pytest.param((name, rows[0]), id=name) for name, rows in TABLE.items()]
 # U-Nets give maps, and these take words: they have tests of their own.
 ELSEWHERE = ("unet", "lstm", "text_cnn", "skipgram", "cbow")
 OTHERS = [name for name in MODELS if name not in TABLE and not name.startswith(ELSEWHERE)]
+# Options that make training random.
+RATES = {"dropout", "dropout_input", "block_dropout", "dropconnect", "stochastic_depth"}
 # Those with the options of `zoo.models.layers`.
 SHARED = [param for param in CASES if "features_only" in model_options(param.values[0][0])]
 
@@ -103,8 +106,7 @@ def case(request):
     model, x = create_model(name, **options), INPUTS[name]
     variables = random_variables(model, x)
     settings = model_options(name) | options
-    rates = [key for key in settings if "dropout" in key or key == "stochastic_depth"]
-    dropout = any(settings[key] for key in rates)
+    dropout = any(settings[key] for key in RATES & settings.keys())
     return Case(name, options, model, variables, x, dropout, [part for part in variables if part != "params"])
 
 
@@ -115,7 +117,7 @@ def without_head(variables):
 @pytest.fixture(scope="module")
 def evaluate(case):
     """x -> logits, the features before the head, and what training without dropout gives, statistics fixed or not."""
-    quiet = case.like(**{k: 0.0 for k in model_options(case.name) if "dropout" in k or k == "stochastic_depth"})
+    quiet = case.like(**dict.fromkeys(RATES & model_options(case.name).keys(), 0.0))
 
     @jit
     def run(x):
@@ -306,7 +308,7 @@ def test_in_channels_refuses_others(case):
 
 # Option -> another value; (name, option) where that one would not fit.
 OTHER = {
-    "activation": "elu", "batch_norm": "before", "bias_init": "ones", "block_dropout": 0.25, "bn_eps": 1e-3,
+    "activation": "elu", "bias_init": "ones", "block_dropout": 0.25, "bn_eps": 1e-3,
     "bottleneck": True, "bottleneck_stride": "1x1", "connections": "table", "conv_bias": True,
     "depth": 2, "depths": (2, 1), "dims": 1, "dropout": 0.25,
     "dropout_input": 0.25, "dtype": "bfloat16", "features_only": True, "global_pool": "max", "groups": 2, "hidden": 8,
@@ -314,10 +316,17 @@ OTHER = {
     "pool": "avg", "pool_size": 3, "preactivation": True, "remat": True, "response_norm": "across", "shortcut": "D",
     "stage_stride": "last", "stem": "deep", "stem_width": 2, "stochastic_depth": 0.5, "variant": "1998", "widening": 3,
     "width": 6, "widths": (3, 4), "zero_init": True, "zero_padded_pool": True,
+    "norm": "layer", "norm_place": "after", "weight_standardization": True, "dropout_kind": "spatial",
+    "dropconnect": 0.25,
 }  # fmt: skip
 OTHER_OF = {
     ("alexnet", "variant"): "2012", ("alexnet", "widths"): (2, 4, 6, 8, 10), ("convnet1d", "dims"): 2,
     ("resnet50", "bottleneck"): False,
+}  # fmt: skip
+# What only has an effect beside another option.
+COMPANY = {
+    "pieces": {"activation": "maxout"}, "norm_place": {"norm": "batch"}, "weight_standardization": {"norm": "batch"},
+    "dropout_kind": {"block_dropout": 0.25},
 }  # fmt: skip
 
 
@@ -349,7 +358,7 @@ def test_every_option_changes_the_program(case):
     assert plain == programs(case.like())
     for option in model_options(case.name).keys() - {"in_channels", "dims"}:  # which refuse inputs
         # The number of maxout's pieces, and what to do where the shape changes, need company.
-        company = {"pieces": {"activation": "maxout"}}.get(option, {})
+        company = COMPANY.get(option, {})
         value = OTHER_OF.get((case.name, option), OTHER[option])
         before = programs(case.like(**company)) if company else plain
         assert programs(case.like(**company, **{option: value})) != before, option

@@ -247,7 +247,7 @@ def test_nan_names_the_parameter_and_keeps_the_checkpoint(tmp_path):
     config = tiny(total_steps=60, averaging__name="none")
     config.optim = {"name": "sgd", "lr": 1e30}
     config.schedule = {"name": "step", "at": (40,), "factor": 1.0, "warmup_steps": 0}
-    config.model.batch_norm = "none"
+    config.model.norm = "none"
     with pytest.raises(NonFiniteError, match=r"gradient of \w+/\w+ is NaN or infinite at step \d+"):
         zoo.train(config, tmp_path / "diverged")
 
@@ -312,7 +312,7 @@ def test_a_checkpoint_never_holds_a_nan(monkeypatch, tmp_path):
 
 
 def test_nan_on_the_command_line_exits_with_3(tmp_path):
-    arguments = ["--config.optim.name=sgd", "--config.optim.lr=1e30", "--config.model.batch_norm=none"]
+    arguments = ["--config.optim.name=sgd", "--config.optim.lr=1e30", "--config.model.norm=none"]
     done = subprocess.run(
         [sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", tmp_path / "run", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=120,

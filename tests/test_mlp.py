@@ -256,7 +256,7 @@ def normalized(x):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_batch_norm_order(x, where):
-    model = create_model("mlp", widths=(6,), num_classes=0, batch_norm=where)
+    model = create_model("mlp", widths=(6,), num_classes=0, norm="batch", norm_place=where)
     variables = random(model, x)
     assert {path: leaf.shape for path, leaf in rules.flatten(variables["params"]["norm1"]).items()} == {
         "bias": (6,),
@@ -273,7 +273,7 @@ def test_batch_norm_order(x, where):
 
 
 def test_batch_norm_before_maxout_normalizes_every_piece(x):
-    model = create_model("mlp", widths=(4,), num_classes=0, activation="maxout", pieces=3, batch_norm="before")
+    model = create_model("mlp", widths=(4,), num_classes=0, activation="maxout", pieces=3, norm="batch")
     variables = random(model, x)
     found, _ = model.apply(variables, x, mutable=["batch_stats"])
     pieces = normalized(dense1(variables, x)).reshape(16, 4, 3)
@@ -281,7 +281,7 @@ def test_batch_norm_before_maxout_normalizes_every_piece(x):
 
 
 def test_batch_norm_trains_if_and_only_if_its_statistics_may_change(x):
-    model = create_model("mlp", widths=(6,), num_classes=0, batch_norm="before")
+    model = create_model("mlp", widths=(6,), num_classes=0, norm="batch")
     variables = random(model, x)
     dense = dense1(variables, x)
     found, changed = model.apply(variables, x, train=True, mutable=["batch_stats"])
@@ -362,7 +362,9 @@ def test_default_initializers():
 @pytest.mark.parametrize(
     "options, line",
     [
-        ({"batch_norm": "both"}, r"mlp: batch_norm is 'both'; it must be 'none', 'before' or 'after'"),
+        ({"norm": "instance"}, r"mlp: norm 'instance' is over the places of a map"),
+        ({"norm_place": "both"}, r"mlp: norm_place is 'both'; it must be 'before' or 'after' the activation"),
+        ({"dropconnect": 1.0}, r"mlp: dropconnect is 1\.0; it must be in \[0, 1\)"),
         ({"activation": "rellu"}, r"unknown activation 'rellu'; did you mean"),
         ({"activation": "maxout", "pieces": 1}, r"mlp: pieces is 1; maxout takes the largest of at least 2"),
         ({"kernel_init": "he"}, r"unknown initializer 'he'"),

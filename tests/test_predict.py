@@ -74,7 +74,7 @@ def test_a_run_predicts_what_its_evaluation_found(run):
 
 def test_a_run_says_what_it_is(run):
     model, variables, said = zoo.load_model(run[0])
-    assert model == zoo.create_model("mlp", widths=(32,), batch_norm="before", dropout=0.1)
+    assert model == zoo.create_model("mlp", widths=(32,), norm="batch", dropout=0.1)
     assert (said["task"], said["input_size"], said["channel_order"]) == ("classification", [8, 8, 1], "L")
     assert said["class_names"] == list("0123456789")
     arrays = data.splits.split(sklearn_sets.digits(), validation=0.1, test=0.1, seed=0)["train"]

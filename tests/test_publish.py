@@ -61,7 +61,7 @@ def test_a_run(script, trained, tmp_path, capsys):
     assert f"{{type: accuracy, value: {accuracy:.6g}}}" in front
     assert f"| test | accuracy | {accuracy:.4f} |" in text
     assert f"{report['parameters']:,} parameters" in text
-    assert '"batch_norm": "before"' in text
+    assert '"norm": "batch"' in text
     assert 'zoo.load_model("model.safetensors")' in text
 
 

@@ -226,7 +226,7 @@ def test_a_module_inside_of_a_block_that_is_computed_twice(path):
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("regularized")
     config = zoo.config.load(ROOT / "tests/tiny.py", [("total_steps", 20), ("checkpoint.every_steps", 20)])
-    config.model.batch_norm = "none"
+    config.model.norm = "none"
     config.regularize.penalties = (("l2", ".*kernel", 1e-2),)
     config.regularize.activity = (("l1", "dropout1", 1e-3),)
     config.regularize.constraints = (("max_norm", "dense1/kernel", 0.8), ("non_negative", "head/kernel"))
@@ -361,7 +361,7 @@ def test_word_vectors_have_a_step_of_their_own(key, rule):
 
 def test_rules_of_the_configs_paths():
     """The regex of the convention matches kernels and no biases or norms."""
-    model = create_model("mlp", widths=(4,), batch_norm="after")
+    model = create_model("mlp", widths=(4,), norm="batch", norm_place="after")
     params = jax.eval_shape(model.init, {"params": jax.random.key(0)}, np.zeros((1, 3), np.float32))["params"]
     found = regularize._by_path(regularize._parse([("l1", ".*kernel", 1.0)], regularize.PENALTIES, "x"), params, "x")
     assert set(found) == {path for path in rules.flatten(params) if path.endswith("kernel")}

@@ -181,10 +181,9 @@ def test_order_in_a_block():
 
 def block(**options):
     plain = {"convs": ((6, 3, 2), (6, 3, 1)), "shortcut": "B", "preactivation": False, "zero_init": False}
-    plain |= {"conv_bias": False, "bn_eps": 1e-5}
-    return resnet.Block(
-        **plain | {"stochastic_depth": 0.0, "dropout": 0.0, "dtype": "float32", "train": False} | options
-    )
+    plain |= {"conv_bias": False, "bn_eps": 1e-5, "norm": "batch", "weight_standardization": False}
+    plain |= {"stochastic_depth": 0.0, "dropout": 0.0, "dropout_kind": "unit"}
+    return resnet.Block(**plain | {"dtype": "float32", "train": False} | options)
 
 
 def normalized(x, variables, name):

@@ -277,7 +277,7 @@ def test_a_valid_unet_learns_through_a_bare_loop():
     rows = discs(8, 0)
     batch = {"image": np.float32(rows["image"]) / 64 - 2, "label": rows["label"]}
     meta = META | {"num_classes": 3, "class_names": ("background", "disc", "square")}
-    model = create_model("unet", variant="2015", width=6, depth=1, num_classes=3, batch_norm=True)
+    model = create_model("unet", variant="2015", width=6, depth=1, num_classes=3, norm="batch")
     task = tasks.make({"name": "segmentation", "loss": {"cross_entropy": 1.0, "dice": 1.0}}, model, meta)
     variables = jit(task.init)(jax.random.key(0), batch)
     tx = optax.adam(0.02)

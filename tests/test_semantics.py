@@ -25,7 +25,7 @@ def tiny(**overrides):
 def weights(tmp_path_factory):
     """A file that knows its mean and deviation."""
     path = tmp_path_factory.mktemp("semantics") / "w.safetensors"
-    model = zoo.create_model("mlp", widths=(4,), batch_norm="before", dropout=0.1)
+    model = zoo.create_model("mlp", widths=(4,), norm="batch", dropout=0.1)
     shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, np.zeros((1, 8, 8, 1), np.float32))
     zoo.save_weights(path, model, jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes), **GIVEN)
     return str(path)

@@ -66,7 +66,8 @@ def test_nested_layers_and_loops():
 
 
 def test_layers_come_in_the_order_of_their_calls():
-    paths = [layer.path for layer in layers(create_model("mlp", widths=(5, 4), batch_norm="after"), np.ones((1, 3)))]
+    model = create_model("mlp", widths=(5, 4), norm="batch", norm_place="after")
+    paths = [layer.path for layer in layers(model, np.ones((1, 3)))]
     wanted = ["", "dropout_input", "dense1", "norm1", "dropout1", "dense2", "norm2", "dropout2", "head"]
     assert paths == wanted
 

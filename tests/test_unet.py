@@ -337,7 +337,7 @@ def test_dropout_is_at_the_end_of_the_contracting_path():
 
 def test_batch_norm_is_an_option():
     x = images(2, 8, 8, 1)
-    plain = create_model("unet", width=2, depth=1, batch_norm=False)
+    plain = create_model("unet", width=2, depth=1, norm="none")
     assert set(shapes(plain, x)) == {"params"}
     assert "bias" in shapes(plain, x)["params"]["down0"]["conv1"]
     model = create_model("unet", width=2, depth=1)
@@ -366,7 +366,7 @@ def test_batch_norm_is_an_option():
 )
 def test_receptive_radius(variant, up, depth):
     """The gradient of the pixels at every place on the grid of the poolings: it ends exactly there."""
-    model = unet.make(variant, up=up, depth=depth, width=4, activation="linear", batch_norm=False)
+    model = unet.make(variant, up=up, depth=depth, width=4, activation="linear", norm="none")
     radius, lost, step = unet.receptive_radius(model), unet.shrinkage(model) // 2, 2**depth
     side = -(-(2 * radius + 8) // step) * step + (step - 4) % step + (8 if lost else 0)
     x = images(24, side, side, 1)

@@ -20,7 +20,7 @@ def variables_of(model, shape):
 
 
 CASES = {
-    "mlp": ({"widths": (7, 5), "batch_norm": "before"}, (6,)),
+    "mlp": ({"widths": (7, 5), "norm": "batch"}, (6,)),
     "lenet5": ({"variant": "1998"}, (28, 28, 1)),
     "resnet20_cifar": ({"depths": (1, 1, 1), "num_classes": 3}, (32, 32, 3)),
     "wrn16_4": ({"in_channels": 2}, (32, 32, 2)),

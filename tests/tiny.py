@@ -5,7 +5,7 @@ from zoo.config import default
 
 def get_config():
     config = default()
-    config.model = {"name": "mlp", "widths": (32,), "batch_norm": "before", "dropout": 0.1}
+    config.model = {"name": "mlp", "widths": (32,), "norm": "batch", "dropout": 0.1}
     config.data.update(name="digits", batch_size=128, validation=0.1, test=0.1)
     config.data.augment.update(shift=1)
     config.optim.update(name="adamw", lr=1e-2, weight_decay=1e-2)

@@ -66,7 +66,7 @@ def test_safetensors_and_npz(tmp_path):
 
 def test_a_perceptron_over_images(tmp_path):
     """PyTorch flattens [C, H, W]."""
-    model = zoo.create_model("mlp", widths=(9, 8), num_classes=3, batch_norm="before")
+    model = zoo.create_model("mlp", widths=(9, 8), num_classes=3, norm="batch")
     variables = random_variables(model, (4, 5, 3))
     zoo.save_weights(tmp_path / "x.pth", model, variables, layout="torch", input=(4, 5, 3))
     names = {"fc1": "1", "bn1": "2", "fc2": "4", "bn2": "5", "fc3": "7"}

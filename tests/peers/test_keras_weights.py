@@ -16,7 +16,7 @@ DRIVE = pathlib.Path(__file__).resolve().parents[3] / "shared" / "weights" / "un
 pytestmark = pytest.mark.skipif(not DRIVE.is_dir(), reason=f"needs the real weights in {DRIVE}")
 
 
-OPTIONS = {"depth": 2, "width": 32, "batch_norm": False, "up": "nearest", "head_activation": "relu"}
+OPTIONS = {"depth": 2, "width": 32, "norm": "none", "up": "nearest", "head_activation": "relu"}
 
 
 @pytest.fixture(scope="module")

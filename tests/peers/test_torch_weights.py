@@ -162,7 +162,7 @@ PEERS = {
     "timm v2": ("resnetv2_50", ONE, partial(timm_resnet, "resnetv2_50"), "timm's ResNetV2", (33, 33, 3)),
     "lenet": ("lenet5", {}, lenet, "LeNet in PyTorch", (28, 28, 3)),
     "mlp": (
-        "mlp", {"widths": (9, 8), "num_classes": 3, "batch_norm": "before"}, sequential, "MLP in PyTorch", (4, 5, 3),
+        "mlp", {"widths": (9, 8), "num_classes": 3, "norm": "batch"}, sequential, "MLP in PyTorch", (4, 5, 3),
     ),
     "milesial": ("unet", UNET, Milesial, "milesial's U-Net", (16, 16, 3)),
     "buda": ("unet", UNET, Buda, "mateuszbuda's U-Net", (16, 16, 3)),

@@ -8,16 +8,18 @@ Input: images [B, H, W, C], or sequences [B, T, D] of equal length (a signal, te
 `pool_size ** len(widths)` long, or of any length with pool 'stride'.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 
 from zoo import activations, initializers
 from zoo.errors import UserError, lookup
-from zoo.models import layers
-from zoo.models.batch_norm import BatchNorm
+from zoo.models import layers, normalization
 from zoo.models.conv import Conv, avg_pool, max_pool
+from zoo.models.dropout import DROPOUTS
 from zoo.models.layers import DTYPES, Stage
+from zoo.models.normalization import PLAIN, normalized, standardized_conv
 from zoo.options import check_rate
 
 VARIANTS = {"convnet1d": {"dims": 1}, "convnet2d": {"dims": 2}}
@@ -36,8 +38,11 @@ class ConvNet(nn.Module):
         a convolution at that stride, which keeps a rest.
       pool_size: the window, and the stride.
       activation: a name of `zoo.activations`.
-      batch_norm: 'none', or batch normalization 'before' or 'after' the activation (eps 1e-5, momentum 0.9).
+      norm: after every convolution, a name of `zoo.models.normalization` ('batch': eps 1e-5, momentum 0.9).
+      norm_place: 'before' or 'after' the activation; before it, the convolution has no bias of its own.
+      weight_standardization: of the convolutions' kernels; needs a norm.
       block_dropout: rate after every stage.
+      dropout_kind: what it drops, a name of `zoo.models.dropout`.
       kernel_init: a name of `zoo.initializers`.
     """
 
@@ -49,8 +54,11 @@ class ConvNet(nn.Module):
     pool: str = "max"
     pool_size: int = 2
     activation: str = "relu"
-    batch_norm: str = "none"
+    norm: str = "none"
+    norm_place: str = "before"
+    weight_standardization: bool = False
     block_dropout: float = 0.0
+    dropout_kind: str = "unit"
     kernel_init: str | float = "he_normal"
     in_channels: int | None = None
     features_only: bool = False
@@ -65,6 +73,8 @@ class ConvNet(nn.Module):
             raise UserError(f"convnet: dims is {self.dims}; it must be 1 (sequences) or 2 (images)")
         layers.check_image_options(self._what, self)
         check_rate(self._what, block_dropout=self.block_dropout)
+        lookup(f"dropout_kind of {self._what}", self.dropout_kind, DROPOUTS)
+        normalization.check(self._what, self.norm, weight_standardization=self.weight_standardization)
         activations.get(self.activation)
         initializers.get(self.kernel_init)
         if not self.widths or min(self.widths) < 1:
@@ -72,7 +82,7 @@ class ConvNet(nn.Module):
         for key in ("depth", "kernel_size", "pool_size"):
             if (value := getattr(self, key)) < 1:
                 raise UserError(f"{self._what}: {key} is {value}; it must be at least 1")
-        for key, choices in (("pool", POOLS), ("batch_norm", ("none", "before", "after"))):
+        for key, choices in (("pool", POOLS), ("norm_place", ("before", "after"))):
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"{self._what}: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
 
@@ -97,12 +107,14 @@ class ConvNet(nn.Module):
                 pool=self.pool,
                 pool_size=self.pool_size,
                 activation=self.activation,
-                batch_norm=self.batch_norm,
+                norm=self.norm,
+                norm_place=self.norm_place,
+                weight_standardization=self.weight_standardization,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
                 name=f"layer{i}",
             )(x)
-            x = nn.Dropout(self.block_dropout, deterministic=not train, name=f"dropout{i}")(x)
+            x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name=f"dropout{i}")
             maps.append(x)
         if self.features_only:
             return maps
@@ -136,7 +148,9 @@ class ConvStage(nn.Module):
     pool: str
     pool_size: int
     activation: str
-    batch_norm: str
+    norm: str
+    norm_place: str
+    weight_standardization: bool
     kernel_init: str | float
     dtype: str
 
@@ -151,15 +165,16 @@ class ConvStage(nn.Module):
                 (self.kernel_size,) * dims,
                 (stride,) * dims,
                 (pad,) * dims,
-                use_bias=self.batch_norm != "before",  # whose mean would take it away
+                use_bias=self.norm in PLAIN or self.norm_place == "after",  # else the norm's offset is one
                 dtype=DTYPES[self.dtype],
                 kernel_init=initializers.get(self.kernel_init),
                 name=f"conv{i}",
+                **({"conv_general_dilated": standardized_conv} if self.weight_standardization else {}),
             )(x)
-            norm = BatchNorm(dtype=self.dtype, name=f"norm{i}")
-            x = norm(x) if self.batch_norm == "before" else x
+            norm = functools.partial(normalized, norm=self.norm, dtype=self.dtype, name=f"norm{i}")
+            x = norm(x) if self.norm_place == "before" else x
             x = activations.get(self.activation)(x)
-            x = norm(x) if self.batch_norm == "after" else x
+            x = norm(x) if self.norm_place == "after" else x
         window = (self.pool_size,) * dims
         if self.pool == "max":
             return max_pool(x, window, window)

@@ -58,8 +58,3 @@ def head(x, *, num_classes: int, global_pool: str, dropout: float, dtype: str, t
         return x
     x = nn.Dropout(dropout, deterministic=not train, name="head_dropout")(x)
     return nn.Dense(num_classes, dtype=DTYPES[dtype], name="head")(x).astype(jnp.float32)
-
-
-def stochastic_depth(x, rate: float, *, train: bool, name: str):
-    """The residual branch of a whole example dropped with this rate, and scaled up else (Huang et al. 2016)."""
-    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train, name=name)(x)

@@ -27,6 +27,7 @@ import numpy as np
 from zoo import activations, initializers
 from zoo.errors import UserError, lookup
 from zoo.models.conv import NHWC, Conv, avg_pool, conv, max_pool
+from zoo.models.dropout import DROPOUTS
 from zoo.options import check_rate
 
 # Table I of the paper: which maps of pool1 feed each of the 16 maps of conv2.
@@ -53,7 +54,9 @@ class LeNet5(nn.Module):
       pool: 'max', 'avg', or 'trainable': the average times a scale plus a bias per map, squashed again (S2, S4).
       connections: of conv2, 'full' or the paper's 'table' (only for 6 input maps, which conv1 gives).
       padding: of conv1, on each side: 2 for 28x28 images as in the paper's 32x32 frames, 0 for 32x32.
-      dropout: rate on the two hidden dense layers (not in the paper).
+      block_dropout: rate after each pooling (not in the paper, nor the next two).
+      dropout_kind: what it drops, a name of `zoo.models.dropout`.
+      dropout: rate on the two hidden dense layers.
       kernel_init: a name of `zoo.initializers`.
     """
 
@@ -62,6 +65,8 @@ class LeNet5(nn.Module):
     pool: str = "max"
     connections: str = "full"
     padding: int = 2
+    block_dropout: float = 0.0
+    dropout_kind: str = "unit"
     dropout: float = 0.0
     kernel_init: str = "lecun_uniform"
 
@@ -69,7 +74,8 @@ class LeNet5(nn.Module):
         super().__post_init__()
         activations.get(self.activation)
         initializers.get(self.kernel_init)
-        check_rate("lenet5", dropout=self.dropout)
+        check_rate("lenet5", block_dropout=self.block_dropout, dropout=self.dropout)
+        lookup("dropout_kind of lenet5", self.dropout_kind, DROPOUTS)
         if self.padding < 0:
             raise UserError(f"lenet5: padding is {self.padding}; it must be zero or more")
         if self.num_classes < 0:
@@ -91,11 +97,13 @@ class LeNet5(nn.Module):
             )
         x = act(Conv(6, (5, 5), padding=self.padding, name="conv1", **init)(x))
         x = self._pool(x, "pool1")
+        x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool1_dropout")
         if self.connections == "table":
             x = act(TableConv(name="conv2", **init)(x))
         else:
             x = act(Conv(16, (5, 5), padding="VALID", name="conv2", **init)(x))
         x = self._pool(x, "pool2")
+        x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool2_dropout")
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((120, 84), start=1):
             x = act(nn.Dense(width, name=f"dense{i}", **init)(x))

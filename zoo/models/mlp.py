@@ -11,7 +11,9 @@ import flax.linen as nn
 
 from zoo import activations, initializers
 from zoo.errors import UserError
-from zoo.models.batch_norm import BatchNorm
+from zoo.models import normalization
+from zoo.models.dropout import dropconnect
+from zoo.models.normalization import normalized
 from zoo.options import check_rate
 
 
@@ -23,8 +25,10 @@ class MLP(nn.Module):
       widths: widths of the hidden layers; () leaves the head alone.
       activation: a name of `zoo.activations`, or 'maxout'.
       pieces: linear pieces of each maxout unit (k in the paper); only for maxout.
-      batch_norm: 'none', or batch normalization 'before' or 'after' the activation (eps 1e-5, momentum 0.9).
+      norm: of every hidden layer, a name of `zoo.models.normalization` ('batch': eps 1e-5, momentum 0.9).
+      norm_place: 'before' or 'after' the activation.
       dropout_input, dropout: rates on the input and on every hidden layer's output.
+      dropconnect: rate on the hidden layers' weights.
       kernel_init, bias_init: names of `zoo.initializers`, or a number for a constant.
     """
 
@@ -32,23 +36,28 @@ class MLP(nn.Module):
     widths: Sequence[int] = (512, 512)
     activation: str = "relu"
     pieces: int = 2
-    batch_norm: str = "none"
+    norm: str = "none"
+    norm_place: str = "before"
     dropout_input: float = 0.0
     dropout: float = 0.0
+    dropconnect: float = 0.0
     kernel_init: str | float = "he_normal"
     bias_init: str | float = "zeros"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.batch_norm not in ("none", "before", "after"):
-            raise UserError(f"mlp: batch_norm is {self.batch_norm!r}; it must be 'none', 'before' or 'after'")
+        normalization.check("mlp", self.norm)
+        if self.norm == "instance":
+            raise UserError("mlp: norm 'instance' is over the places of a map, and a layer of units has none")
+        if self.norm_place not in ("before", "after"):
+            raise UserError(f"mlp: norm_place is {self.norm_place!r}; it must be 'before' or 'after' the activation")
         if self.activation != "maxout":
             activations.get(self.activation)
         elif self.pieces < 2:
             raise UserError(f"mlp: pieces is {self.pieces}; maxout takes the largest of at least 2")
         if any(width < 1 for width in self.widths):
             raise UserError(f"mlp: widths is {tuple(self.widths)}; every layer needs at least 1 unit")
-        check_rate("mlp", dropout_input=self.dropout_input, dropout=self.dropout)
+        check_rate("mlp", dropout_input=self.dropout_input, dropout=self.dropout, dropconnect=self.dropconnect)
         initializers.get(self.kernel_init)
         initializers.get_bias(self.bias_init)
         if self.num_classes < 0:
@@ -64,13 +73,15 @@ class MLP(nn.Module):
         x = nn.Dropout(self.dropout_input, deterministic=not train, name="dropout_input")(x)
         maxout = self.activation == "maxout"
         for i, width in enumerate(self.widths, start=1):
-            x = nn.Dense(width * (self.pieces if maxout else 1), name=f"dense{i}", **inits)(x)
-            norm = BatchNorm(name=f"norm{i}")
-            if self.batch_norm == "before":
-                x = norm(x)
+            dense = {"name": f"dense{i}", **inits}
+            if self.dropconnect:
+                dense["dot_general"] = dropconnect(self.dropconnect, train=train, name=f"dropconnect{i}")
+            x = nn.Dense(width * (self.pieces if maxout else 1), **dense)(x)
+            if self.norm_place == "before":
+                x = normalized(x, self.norm, name=f"norm{i}")
             x = activations.maxout(x, self.pieces) if maxout else activations.get(self.activation)(x)
-            if self.batch_norm == "after":
-                x = norm(x)
+            if self.norm_place == "after":
+                x = normalized(x, self.norm, name=f"norm{i}")
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
         if not self.num_classes:
             return x

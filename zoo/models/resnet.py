@@ -31,10 +31,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
-from zoo.models import layers
-from zoo.models.batch_norm import BatchNorm
+from zoo.models import layers, normalization
 from zoo.models.conv import Conv, avg_pool, max_pool
+from zoo.models.dropout import DROPOUTS, stochastic_depth
 from zoo.models.layers import DTYPES, Stage
+from zoo.models.normalization import PLAIN, normalized, standardized_conv
 from zoo.options import check_rate
 
 _CIFAR = {"width": 16, "stem": "3x3", "shortcut": "A", "num_classes": 10}
@@ -88,13 +89,16 @@ class ResNet(nn.Module):
         every stage before the last one, whose shortcut then is every second pixel (as in Keras's V2).
       zero_padded_pool: the stem's max pooling sees zeros beyond the border, as in Keras, in place of nothing.
       conv_bias: convolutions have biases; with preactivation, those alone that no BN of their block follows.
-      bn_eps: added to every variance.
+      bn_eps: added to every variance, whatever the norm.
       preactivation: BN and ReLU before each convolution instead of after it; a projection sees the activated input.
       zero_init: every block starts as its shortcut: a zero scale in the last BN, or, with preactivation (where the BN
         is not last and its ReLU would never wake up), a zero kernel in the last convolution.
       stochastic_depth: rate of dropping the last block's residual in training, rising linearly from 0 at the stem
         (Huang et al. 2016, arXiv:1603.09382, section 3); what stays is scaled up, so evaluation needs no factor.
       block_dropout: rate before the last convolution of every block (Zagoruyko & Komodakis 2016, section 2.4).
+      dropout_kind: what it drops, a name of `zoo.models.dropout`.
+      norm: in place of BN, a name of `zoo.models.normalization`.
+      weight_standardization: of all convolutions' kernels, customary with norm 'group' (Qiao et al. 2019).
     """
 
     depths: Sequence[int]
@@ -114,6 +118,9 @@ class ResNet(nn.Module):
     zero_init: bool = False
     stochastic_depth: float = 0.0
     block_dropout: float = 0.0
+    dropout_kind: str = "unit"
+    norm: str = "batch"
+    weight_standardization: bool = False
     in_channels: int | None = None
     features_only: bool = False
     global_pool: str = "avg"
@@ -125,6 +132,10 @@ class ResNet(nn.Module):
         super().__post_init__()
         layers.check_image_options("resnet", self)
         check_rate("resnet", stochastic_depth=self.stochastic_depth, block_dropout=self.block_dropout)
+        lookup("dropout_kind of resnet", self.dropout_kind, DROPOUTS)
+        normalization.check("resnet", self.norm, weight_standardization=self.weight_standardization)
+        if self.zero_init and self.norm in PLAIN and not self.preactivation:
+            raise UserError(f"resnet: zero_init is of the last norm's scale, and norm {self.norm!r} has none")
         if not self.depths or min(self.depths) < 1:
             raise UserError(f"resnet: depths is {tuple(self.depths)}; every stage needs at least 1 block")
         for key in ("width", "widening", "stem_width"):
@@ -183,13 +194,16 @@ class ResNet(nn.Module):
                     zero_init=self.zero_init,
                     stochastic_depth=self.stochastic_depth * done / sum(self.depths),
                     dropout=self.block_dropout,
+                    dropout_kind=self.dropout_kind,
+                    norm=self.norm,
+                    weight_standardization=self.weight_standardization,
                     dtype=self.dtype,
                     train=train,
                     name=f"layer{i + 1}_{j}",
                 )(x)
             maps.append(x)
         if self.preactivation:  # the last sum has no follower that would activate it
-            maps[-1] = x = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name="norm")(x))
+            maps[-1] = x = nn.relu(norm_of(self, x, name="norm"))
         if self.features_only:
             return maps
         return layers.head(
@@ -212,10 +226,9 @@ class ResNet(nn.Module):
         for i, (name, features, size, stride) in enumerate(convs, start=1):
             normed = i < len(convs) or not self.preactivation  # else the first block activates its input itself
             bias = self.conv_bias and (not normed or not self.preactivation)
-            x = convolution(x, features, size, stride, bias=bias, dtype=self.dtype, name=name)
+            x = convolution(x, features, size, stride, model=self, bias=bias, name=name)
             if normed:
-                norm = name.replace("stem", "stem_norm")
-                x = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name=norm)(x))
+                x = nn.relu(norm_of(self, x, name=name.replace("stem", "stem_norm")))
         return x
 
     def _convs(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
@@ -241,6 +254,9 @@ class Block(nn.Module):
     zero_init: bool
     stochastic_depth: float
     dropout: float
+    dropout_kind: str
+    norm: str
+    weight_standardization: bool
     dtype: str
     train: bool
 
@@ -253,20 +269,19 @@ class Block(nn.Module):
             last = i == len(self.convs)
             start = nn.initializers.zeros if self.zero_init and last else None
             if self.preactivation:
-                y = nn.relu(BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name=f"norm{i}")(y))
+                y = nn.relu(norm_of(self, y, name=f"norm{i}"))
                 if i == 1 and changes and project:
                     x = y
             if last:
-                y = nn.Dropout(self.dropout, deterministic=not self.train, name="dropout")(y)
+                y = DROPOUTS[self.dropout_kind](y, self.dropout, train=self.train, name="dropout")
             kernel_init = start if start and self.preactivation else he_normal_fan_out
             bias = self.conv_bias and (last or not self.preactivation)
-            options = {"bias": bias, "dtype": self.dtype, "kernel_init": kernel_init, "name": f"conv{i}"}
-            y = convolution(y, width, size, step, **options)
+            y = convolution(y, width, size, step, model=self, bias=bias, name=f"conv{i}", kernel_init=kernel_init)
             if not self.preactivation:
                 scale_init = start or nn.initializers.ones
-                y = BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, scale_init=scale_init, name=f"norm{i}")(y)
+                y = norm_of(self, y, scale_init=scale_init, name=f"norm{i}")
                 y = y if last else nn.relu(y)
-        y = layers.stochastic_depth(y, self.stochastic_depth, train=self.train, name="stochastic_depth")
+        y = stochastic_depth(y, self.stochastic_depth, train=self.train, name="stochastic_depth")
         if changes:
             x = self._projected(x, features, stride) if project else zero_padded(x, features, stride)
         return x + y if self.preactivation else nn.relu(x + y)
@@ -274,17 +289,27 @@ class Block(nn.Module):
     def _projected(self, x, features: int, stride: int):
         if self.shortcut == "D" and stride > 1:
             x, stride = halved(x), 1
-        x = convolution(x, features, 1, stride, bias=self.conv_bias, dtype=self.dtype, name="proj")
-        return x if self.preactivation else BatchNorm(epsilon=self.bn_eps, dtype=self.dtype, name="proj_norm")(x)
+        x = convolution(x, features, 1, stride, model=self, bias=self.conv_bias, name="proj")
+        return x if self.preactivation else norm_of(self, x, name="proj_norm")
+
+
+def norm_of(model, x, **options):
+    """The normalization that `model`, a ResNet or Block, has; call it in its compact method."""
+    return normalized(x, model.norm, epsilon=model.bn_eps, dtype=model.dtype, **options)
 
 
 def convolution(
-    x, features: int, size: int, stride: int, *, dtype: str, name: str, bias=False, kernel_init=he_normal_fan_out
+    x, features: int, size: int, stride: int, *, model, name: str, bias=False, kernel_init=he_normal_fan_out
 ):
-    """A convolution whose padding keeps the size at stride 1; call it in a compact module."""
-    pad = (size // 2, size // 2)
-    options = {"use_bias": bias, "dtype": DTYPES[dtype], "kernel_init": kernel_init, "name": name}
-    return Conv(features, (size, size), (stride, stride), (pad, pad), **options)(x)
+    """A convolution whose padding keeps the size at stride 1; call it in the compact method of `model`.
+
+    Where the norm of `model`, a ResNet or Block, has no offset, it has a bias in any case.
+    """
+    pad, options = (size // 2, size // 2), {"dtype": DTYPES[model.dtype], "kernel_init": kernel_init, "name": name}
+    if model.weight_standardization:
+        options["conv_general_dilated"] = standardized_conv
+    use_bias = bias or model.norm in PLAIN
+    return Conv(features, (size, size), (stride, stride), (pad, pad), use_bias=use_bias, **options)(x)
 
 
 def zero_padded(x, features: int, stride: int):

@@ -24,16 +24,16 @@ import jax.numpy as jnp
 
 from zoo import activations
 from zoo.errors import UserError, lookup
-from zoo.models import resnet
-from zoo.models.batch_norm import BatchNorm
+from zoo.models import normalization, resnet
 from zoo.models.conv import Conv, max_pool
 from zoo.models.layers import DTYPES, Stage, check_image_options, check_images
+from zoo.models.normalization import PLAIN, normalized
 from zoo.models.upsampling import UpConv, doubled
 
 # What the networks are made of; every option can also be set on its own.
 VARIANTS = {
     "same": {},
-    "2015": {"padding": "valid", "batch_norm": False, "up": "transpose"},
+    "2015": {"padding": "valid", "norm": "none", "up": "transpose"},
 }
 RESNET_VARIANTS = {f"unet_{name}": {"encoder_name": name} for name in ("resnet18", "resnet34", "resnet50")}
 
@@ -54,7 +54,7 @@ class UNet(nn.Module):
       depth: number of poolings.
       padding: 'same', or 'valid' convolutions, which lose a pixel on each side.
       up: 'resize', 'transpose' or 'nearest', see above.
-      batch_norm: after each 3x3 convolution, which then has no bias.
+      norm: after each 3x3 convolution, which then has no bias: a name of `zoo.models.normalization`.
       activation: a name of `zoo.activations`.
       head_activation: of the logits, likewise; 'linear' leaves them as they are.
       dropout: rate at the end of the contracting path: after its last pooled stage, and after the bottom.
@@ -66,7 +66,7 @@ class UNet(nn.Module):
     depth: int = 4
     padding: str = "same"
     up: str = "resize"
-    batch_norm: bool = True
+    norm: str = "batch"
     activation: str = "relu"
     head_activation: str = "linear"
     dropout: float = 0.0
@@ -82,6 +82,7 @@ class UNet(nn.Module):
         for key, choices in CHOICES.items():
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"unet: {key} is {value!r}; it must be {' or '.join(map(repr, choices))}")
+        normalization.check("unet", self.norm)
         if self.depth < 1:
             raise UserError(f"unet: depth is {self.depth}; it must be at least 1")
 
@@ -100,7 +101,7 @@ class UNet(nn.Module):
             check_images("unet", x, self.in_channels)
             for side in size:
                 _check_valid(self, side)
-        options = {k: getattr(self, k) for k in ("padding", "batch_norm", "activation", "dtype")}
+        options = {k: getattr(self, k) for k in ("padding", "norm", "activation", "dtype")}
         block = functools.partial(nn.remat(Block) if self.remat else Block, **options)
         x, skips, maps = x.astype(DTYPES[self.dtype]), [], []
         for i, stage in enumerate(self.stages):
@@ -186,7 +187,7 @@ class Block(nn.Module):
     width: int
     up_by: str | None = None
     padding: str = "same"
-    batch_norm: bool = True
+    norm: str = "batch"
     activation: str = "relu"
     dtype: str = "float32"
 
@@ -203,11 +204,10 @@ class Block(nn.Module):
             x = jnp.concatenate([skip[:, top : top + x.shape[1], left : left + x.shape[2]], x], axis=-1)
         for i in (1, 2):
             x = Conv(
-                self.width, (3, 3), padding=1 if self.padding == "same" else 0, use_bias=not self.batch_norm,
+                self.width, (3, 3), padding=1 if self.padding == "same" else 0, use_bias=self.norm in PLAIN,
                 dtype=DTYPES[self.dtype], kernel_init=he_normal, name=f"conv{i}",
             )(x)  # fmt: skip
-            if self.batch_norm:
-                x = BatchNorm(dtype=self.dtype, name=f"norm{i}")(x)
+            x = normalized(x, self.norm, dtype=self.dtype, name=f"norm{i}")
             x = activations.get(self.activation)(x)
         return x
 

@@ -14,8 +14,8 @@ from zoo.errors import UserError
 
 # Options with which the same weights mean the same function, or that the import adapts.
 FREE = (
-    "num_classes", "in_channels", "dropout", "dropout_input", "block_dropout", "stochastic_depth", "dtype", "remat",
-    "kernel_init", "bias_init", "zero_init", "features_only",
+    "num_classes", "in_channels", "dropout", "dropout_input", "block_dropout", "dropout_kind", "dropconnect",
+    "stochastic_depth", "dtype", "remat", "kernel_init", "bias_init", "zero_init", "features_only",
 )  # fmt: skip
 
 
