@@ -31,10 +31,10 @@ from zoo import (
     sparsity,
     tasks,
 )
-from zoo.data import augment, tfds_source
+from zoo.data import augment, curriculum, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
-from zoo.models import recurrent
+from zoo.models import dropout, normalization, recurrent
 from zoo.run_folder import write_atomically
 from zoo.tasks import segmentation
 
@@ -52,6 +52,8 @@ KINDS: dict[str, Kind] = {
     "cells": Kind("model.cell", recurrent.CELLS),
     "activations": Kind("model.activation", activations.ACTIVATIONS | {"maxout": activations.maxout}),
     "initializers": Kind("model.kernel_init", initializers.INITIALIZERS),
+    "normalizations": Kind("model.norm", normalization.NORMS),
+    "dropouts": Kind("model.dropout_kind", dropout.DROPOUTS),
     "tasks": Kind("task.name", tasks.TASKS),
     "losses of classification": Kind("task.loss", losses.CLASSIFICATION),
     "losses of regression": Kind("task.loss", losses.REGRESSION),
@@ -78,6 +80,7 @@ KINDS: dict[str, Kind] = {
     "penalties": Kind("regularize.penalties", regularize.PENALTIES),
     "constraints": Kind("regularize.constraints", constraints.CONSTRAINTS),
     "sparsity": Kind("regularize.sparsity_kind", sparsity.KINDS),
+    "paces of a curriculum": Kind("data.curriculum.pace", curriculum.PACES),
 }
 
 FLAGS = flags.FLAGS

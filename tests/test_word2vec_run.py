@@ -103,6 +103,7 @@ DIGITS = {"data__name": "digits", "data__batch_size": 64}
         ({"optim__momentum": 0.9}, r"config\.optim\.momentum"),
         ({"optim__lr": 0.0}, r"config\.optim\.lr is 0\.0"),
         ({"averaging__name": "ema"}, r"config\.averaging"),
+        ({"regularize__weight_noise": 0.1}, r"config\.regularize\.weight_noise"),
         ({"data__augment.shift": 1}, r"config\.data\.augment\.shift"),
         ({"data__name": "words:"}, r"data set 'words:' has no path"),
         ({"data__name": "words:/no/such/file.txt"}, r"cannot read text /no/such/file\.txt"),

@@ -73,6 +73,12 @@ def default() -> ConfigDict:
                 "border_class": 0,  # the class between the objects: background, membrane, ...
                 **text.OPTIONS,  # of sets that are text: tokens, min_count, vocab_size, length
                 "sample": 1e-3,  # of a corpus: the share of the text above which a word is thinned out; 0: never
+                "curriculum": {  # zoo.data.curriculum: the easy training rows first
+                    "by": "",  # how hard a row is: a column of the set, or teacher:<run folder or weights>; empty: off
+                    "start_share": 0.2,  # of the rows, the easiest ones, at the first step
+                    **_duration("full", percent=50.0),  # when all rows are drawn
+                    "pace": "linear",  # how the share grows: zoo.data.curriculum.PACES
+                },
                 "augment": {},  # zoo.data.augment.AUGMENTS: name -> strength
                 "device": "auto",  # keep the set on the device: 'yes', 'no' (stream batches), or 'auto' by size
                 "dir": placeholder(str),  # folder of the data; default: ZOO_DATA_DIR, else ~/.cache/zoo/data
@@ -85,6 +91,10 @@ def default() -> ConfigDict:
                 "constraints": (),  # after every step: zoo.constraints.CONSTRAINTS, such as ('max_norm', '.*kernel', 3)
                 "sparsity": (),  # (regex, density): the share of the connections that exist at all; zoo.sparsity
                 "sparsity_kind": "random",  # where they are: zoo.sparsity.KINDS
+                "input_noise": 0.0,  # deviation of noise on the normalized images or features (zoo.noise), in training
+                "label_noise": 0.0,  # share of the training labels that each step draws anew
+                # Deviation of noise on the weights in training: of all kernels, or (regex, deviation) pairs
+                "weight_noise": FieldReference(0.0, field_type=object),
             },
             "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*
             "checkpoint": {

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from zoo import noise
 from zoo.data import feed
 from zoo.errors import UserError
 from zoo.rules import flatten
@@ -44,15 +45,17 @@ def check(config: ConfigDict, model: nn.Module, variables: Variables, batch: Bat
     unused = [f"data.augment.{name}" for name in config.data.augment]
     unused += [f"optim.{key}" for key in ("freeze", "layer_decay", "unfreeze") if config.optim.get(key)]
     unused += ["freeze_stats"] if config.freeze_stats else []
+    unused += ["data.curriculum.by"] if config.data.curriculum.by else []
+    unused += [f"regularize.{key}" for key in noise.OPTIONS if config.regularize[key]]
     if unused:
         raise UserError(
             f"config.probe computes the features of each row once and trains the head alone; leave {unused[0]} out"
         )
     for field in dataclasses.fields(model):
-        if any(word in field.name for word in RANDOM) and getattr(model, field.name):
+        rate = getattr(model, field.name)
+        if any(word in field.name for word in RANDOM) and rate and not isinstance(rate, str):
             raise UserError(
-                f"config.probe computes the features of each row once; set model.{field.name} to 0 (it is "
-                f"{getattr(model, field.name)})"
+                f"config.probe computes the features of each row once; set model.{field.name} to 0 (it is {rate})"
             )
     head = {path: array.shape for path, array in flatten(variables["params"].get("head", {})).items()}
     encoder = {name: part for name, part in variables["params"].items() if name != "head"}

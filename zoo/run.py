@@ -21,6 +21,7 @@ from zoo import (
     freezing,
     metrics,
     models,
+    noise,
     optim,
     plateau,
     probe,
@@ -31,10 +32,11 @@ from zoo import (
     sparsity,
     step,
     tasks,
+    teacher,
 )
 from zoo import config as configs
 from zoo.averaging import Averaging
-from zoo.data import augment, feed
+from zoo.data import augment, curriculum, feed
 from zoo.errors import UserError, did_you_mean
 from zoo.tasks.supervised import model_input
 from zoo.types import Augment, Dataset, Source, Task, TrainState, Variables
@@ -103,19 +105,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
         "every", config.checkpoint, default=max(total // 10, 1), where="config.checkpoint", **length
     )
 
-    model_options = {k: v for k, v in config.model.items() if k != "name" and v is not None}
-    outputs = tasks.num_outputs(config.task, meta)
-    if model_options.setdefault("num_classes", outputs) != outputs:
-        raise UserError(
-            f"config.model.num_classes is {config.model.num_classes}, but task {config.task.name} on data set "
-            f"{meta['name']!r} needs {outputs} outputs; leave it out"
-        )
-    channels = meta["shapes"].get("image", ())[2:]
-    if channels and "in_channels" in models.model_options(config.model.name):
-        model_options.setdefault("in_channels", *channels)
-    if meta.get("vocab") and "vocab_size" in models.model_options(config.model.name):
-        model_options.setdefault("vocab_size", len(meta["vocab"]))
-    model = models.create_model(config.model.name, **model_options)
+    dataset = _in_order(config, dataset, length)
+    model = models.make(config.model, tasks.num_outputs(config.task, meta), meta)
     task = tasks.make(config.task, model, meta)
     schedule = schedules.make(
         config.optim.get("lr", optim.COMMON["lr"]), total, config.schedule,
@@ -130,7 +121,7 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
         labels = fine_tuning.frozen_labels(options.get("freeze", ()), variables["params"])
         norms = freezing.norms(config.freeze_stats, variables)
         held = regularize.make(config.regularize, task, variables["params"], labels, seed=config.seed)
-        task = held.task
+        task = noise.add(held.task, config.regularize, meta, variables["params"])
         trained = freezing.frozen(task, labels, norms)
     else:
         _check_own_step(config)
@@ -227,6 +218,22 @@ def on_features(run: Run, variables: Variables) -> Run:
     labels = fine_tuning.frozen_labels(probe.ENCODER, variables["params"])
     task = regularize.make(run.config.regularize, task, variables["params"], labels, seed=run.config.seed).task
     return _with_steps(run, task, dataset, None)
+
+
+def _in_order(config: ConfigDict, dataset: Dataset, length) -> Dataset:
+    """The data set with its training rows in the order of `config.data.curriculum`."""
+    settings = config.data.curriculum
+    if not settings.by:
+        return dataset
+    if dataset.train.reorder is None:
+        raise UserError(f"config.data.curriculum: data set {dataset.meta['name']!r} is running text, read in its order")
+    kind, colon, path = settings.by.partition(":")
+    if kind == "teacher" and colon:
+        difficulty = teacher.difficulty(path, config, dataset)
+    else:
+        difficulty = curriculum.from_column(dataset, settings.by)
+    full = durations.resolve("full", settings, default=length["total_steps"], where="config.data.curriculum", **length)
+    return curriculum.make(settings, dataset, difficulty, full=full, seed=config.seed)
 
 
 def _check_own_step(config: ConfigDict) -> None:

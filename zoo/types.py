@@ -69,6 +69,8 @@ class Feed(NamedTuple):
 
     fetch: Callable[[int], Any]
     batch: Callable[[Any, jax.Array], Batch]
+    # (epoch -> rows, int32, a batch of them after the other) -> the same rows fed in that order; None: it is fixed
+    reorder: Callable[[Callable[[int], np.ndarray]], "Feed"] | None = None
 
 
 class Dataset(NamedTuple):

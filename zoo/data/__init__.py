@@ -55,8 +55,8 @@ DATASETS: dict[str, Callable[[pathlib.Path], Source]] = {
 TEXTS = {"ptb": text.ptb, "sst2": sentences.sst2, "tinyshakespeare": text.tinyshakespeare}
 TEXT_KINDS = {"sentences": sentences.load, "text": text.load}
 
-# What `words:<paths>` and `grammar` look at; `zoo.run` tells of augmentation.
-CORPUS_OPTIONS = ("name", "dir", "batch_size", "min_count", "vocab_size", "sample", "augment")
+# What `words:<paths>` and `grammar` look at; `zoo.run` tells of augmentation and the curriculum.
+CORPUS_OPTIONS = ("name", "dir", "batch_size", "min_count", "vocab_size", "sample", "augment", "curriculum")
 
 ON_DEVICE_BYTES = 2**31  # sets up to this size are kept on the device where `data.device` is 'auto'
 

@@ -1,7 +1,8 @@
 """Feeding batches: from one array on the device, or streamed from the host; the same batches either way."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from zoo.types import Batch, Feed
 
 Arrays = Mapping[str, np.ndarray]
+Order = Callable[[int], np.ndarray]  # epoch -> rows, one batch after the other
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -28,17 +30,17 @@ def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray
     return order[: rows // batch_size * batch_size].astype(np.int32)
 
 
-def on_device(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
+def on_device(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh, order: Order | None = None) -> Feed:
     """The whole split lives on every device; a batch is a gather inside the compiled step."""
     rows = len(next(iter(arrays.values())))
-    steps = rows // batch_size
+    steps, order = rows // batch_size, order or partial(epoch_order, rows, batch_size, seed)
     resident, orders = jax.device_put(dict(arrays), replicated(mesh)), {}
 
     def fetch(step: int):
         epoch = step // steps
         if epoch not in orders:
             orders.clear()
-            orders[epoch] = jax.device_put(epoch_order(rows, batch_size, seed, epoch), replicated(mesh))
+            orders[epoch] = jax.device_put(order(epoch), replicated(mesh))
         return resident, orders[epoch]
 
     def batch(fetched, step) -> Batch:
@@ -47,20 +49,20 @@ def on_device(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
         rows = jax.lax.with_sharding_constraint(rows, sharded(mesh))
         return {key: array.at[rows].get(mode="promise_in_bounds") for key, array in resident.items()}
 
-    return Feed(fetch, batch)
+    return Feed(fetch, batch, partial(on_device, resident, batch_size, seed, mesh))
 
 
-def streamed(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
+def streamed(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh, order: Order | None = None) -> Feed:
     """The split stays on the host; while one batch is trained on, the next is gathered and sent."""
     rows = len(next(iter(arrays.values())))
-    steps = rows // batch_size
+    steps, order = rows // batch_size, order or partial(epoch_order, rows, batch_size, seed)
     worker, ahead, orders = ThreadPoolExecutor(1, "feed"), {}, {}
 
     def gather(step: int) -> Batch:
         epoch = step // steps
         if epoch not in orders:
             orders.clear()
-            orders[epoch] = epoch_order(rows, batch_size, seed, epoch)
+            orders[epoch] = order(epoch)
         index = orders[epoch][step % steps * batch_size :][:batch_size]
         return jax.device_put({key: array[index] for key, array in arrays.items()}, sharded(mesh))
 
@@ -69,7 +71,7 @@ def streamed(arrays: Arrays, batch_size: int, seed: int, mesh: Mesh) -> Feed:
         ahead[step + 1] = worker.submit(gather, step + 1)
         return future.result()
 
-    return Feed(fetch, lambda fetched, step: fetched)
+    return Feed(fetch, lambda fetched, step: fetched, partial(streamed, arrays, batch_size, seed, mesh))
 
 
 def padded(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -82,21 +84,21 @@ def padded(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def evaluation(splits: Mapping[str, Arrays], batch_size: int, mesh: Mesh, *, keep: bool):
-    """split -> one exact pass in batches of one shape; `keep` leaves them on the device for the next pass."""
+    """split -> one exact pass in batches of one shape; `keep` leaves all but the training rows on the device."""
     kept: dict[str, list[Batch]] = {}
 
     def batches(split: str) -> Iterator[Batch]:
         if split in kept:
             yield from kept[split]
             return
-        made = []
+        made, kept_here = [], keep and split != "train"
         for batch in padded(splits[split], batch_size):
             batch = jax.device_put(batch, sharded(mesh))
             made.append(batch)
             yield batch
-            if not keep:
+            if not kept_here:
                 made.clear()
-        if keep:
+        if kept_here:
             kept[split] = made
 
     return batches

@@ -3,13 +3,13 @@
 import dataclasses
 import fnmatch
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import flax.linen as nn
 
 from zoo import options as zoo_options
-from zoo.errors import lookup
+from zoo.errors import UserError, lookup
 from zoo.models import alexnet, convnet, lenet, lstm, mlp, resnet, text_cnn, unet, wide_resnet, word2vec
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -70,6 +70,27 @@ def create_model(name: str, **options) -> nn.Module:
         own = {k: v for k, v in options.items() if k in inspect.signature(fn).parameters or k not in known}
         zoo_options.check(f"model {name!r}", fn, own, known=known)
     return make(**options)
+
+
+def make(options: Mapping, outputs: int, meta: Mapping) -> nn.Module:
+    """The model of `config.model`, for the data set of `meta` and a task that needs so many outputs.
+
+    Raises:
+      UserError: as `create_model`, or another `num_classes` than that.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    name = options.pop("name")
+    if options.setdefault("num_classes", outputs) != outputs:
+        raise UserError(
+            f"config.model.num_classes is {options['num_classes']}, but the task on data set {meta['name']!r} needs "
+            f"{outputs} outputs; leave it out"
+        )
+    known, channels = model_options(name), meta["shapes"].get("image", ())[2:]
+    if channels and "in_channels" in known:
+        options.setdefault("in_channels", *channels)
+    if meta.get("vocab") and "vocab_size" in known:
+        options.setdefault("vocab_size", len(meta["vocab"]))
+    return create_model(name, **options)
 
 
 def model_options(name: str) -> dict[str, object]:
