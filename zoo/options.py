@@ -56,6 +56,7 @@ def _describe(kind) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_describe, arguments))
     if origin is Sequence:
-        return f"a tuple of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s, such as (1, 2)"
+        example = ("one", "two") if arguments[0] is str else (1, 2)
+        return f"a tuple of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s, such as {example}"
     words = {int: "an integer", float: "a number", str: "a word", bool: "True or False", type(None): "None"}
     return words.get(kind, str(kind))
