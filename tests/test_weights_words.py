@@ -128,6 +128,22 @@ def test_arrays_that_are_no_vectors(tmp_path, arrays, line):
         words.load(tmp_path / "v.npz")
 
 
+def test_a_skipgram_goes_on_from_a_file(tmp_path):
+    """config.init_from, by the words of its corpus."""
+    known = words.Vectors(("paris", "italy"), np.full((2, 8), [[0.25], [-0.5]], np.float32))
+    words.save(tmp_path / "v.txt", known)
+    settings = {
+        "model.name": "skipgram", "model.features": 8, "task.name": "word2vec", "task.block": 32, "task.shared": 8,
+        "data.name": "grammar", "data.batch_size": 4096, "optim.name": "sgd", "optim.lr": 1e-9, "total_steps": 1,
+        "init_from": str(tmp_path / "v.txt"),
+    }  # fmt: skip
+    zoo.train(zoo.config.override(zoo.config.default(), settings.items()), tmp_path / "run")
+    run = words.from_run(tmp_path / "run")
+    for word in known.words:
+        np.testing.assert_allclose(run.table[run.row(word)], known.table[known.row(word)], atol=1e-6)
+    assert np.abs(run.table[run.row("france")]).max() <= 0.5 / 8
+
+
 def test_a_classifier_starts_from_google_news(tmp_path, shared_data):
     """config.init_from: the words of SST-2 that the file knows start from its vectors."""
     config = zoo.config.default()
