@@ -1,10 +1,13 @@
-"""Maxout with dropout and max-norm weights on MNIST, permutation invariant: no augmentation, no convolution.
+"""Maxout with dropout and a bound on the norms of the weights, on MNIST with images moved by up to one pixel.
 
     python train.py --config configs/mnist_maxout.py
 
-Goodfellow et al. 2013 (arXiv:1302.4389, section 5.1): two layers of 240 units with 5 pieces, dropout, and an upper
-bound on the norm of each unit's incoming weights; test error 0.94 %. Here with Nesterov momentum and
-one cycle of the learning rate.
+After Goodfellow et al. 2013 (arXiv:1302.4389, section 5.1): two layers of 240 units with 5 pieces, dropout, and each
+unit's incoming weights (those of every piece) within a norm of 1.9365, as in the authors' configuration for pylearn2.
+That one does not move the images, has more dropout (0.2 and 0.5) and trains by momentum for over 250 epochs: 99.06 %.
+
+Test accuracy 98.98 % with seed 0 (one seed so far; the averaged weights). 124 s on 2 cores of an AMD EPYC (CPU) that
+other work shared.
 """
 
 from zoo.config import default
@@ -17,14 +20,15 @@ def get_config():
         "widths": (240, 240),
         "activation": "maxout",
         "pieces": 5,
-        "dropout_input": 0.2,
-        "dropout": 0.5,
+        "dropout_input": 0.1,
+        "dropout": 0.3,
     }
     config.regularize.constraints = (("max_norm", ".*kernel", 1.9365),)
     config.data.update(name="mnist", batch_size=128, normalize="none")
-    config.optim.update(name="sgd", lr=0.1, momentum=0.9, nesterov=True)
+    config.data.augment.update(shift=1)
+    config.optim.update(name="adamw", lr=2e-3)
     config.schedule.update(name="one_cycle")
-    config.total_epochs = 60
-    config.eval_every_percent = 10
+    config.total_epochs = 20
+    config.eval_every_percent = 20
     config.averaging = {"name": "ema", "decay": 0.998}
     return config

