@@ -2,8 +2,9 @@
 
     python train.py --config configs/isbi_unet.py
 
-Not measured over several seeds yet. Single runs (seed 0) of shorter forms reached a pixel accuracy of 0.924 and a
-Dice of the membranes of 0.82.
+Pixel accuracy 92.53 +- 0.05 % and Dice of the membranes 0.824 +- 0.002 on the held-out images at full resolution, over
+the seeds 0 to 2. 1,600 steps of 0.43 s on 2 idle cores, some 12 minutes; the three runs shared the machine with other
+work and took 14 to 31.
 """
 
 from zoo.config import default
