@@ -126,8 +126,8 @@ def write_masks(
     words = None
     for name, file, mask in zip(called, files, predict.masks(predictor, images), strict=True):
         words = words or predict.names(predictor, max(predictor.model.num_classes, 2))
-        picture = Image.fromarray(mask, mode="P")
-        picture.putpalette(np.resize(COLOURS, (256, 3)).tobytes())
+        picture = Image.fromarray(mask)
+        picture.putpalette(np.resize(COLOURS, (256, 3)).tobytes())  # the values stay the classes
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             picture.save(file)

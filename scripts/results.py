@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import finetune
 from absl import flags
 from benchmark_harness import IDLE, machine_cpu_s
 
@@ -30,7 +31,7 @@ from zoo.run_folder import write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE = ROOT / "benchmarks" / "results.json"
-RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py")]
+RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in finetune.EXPERIMENTS]
 
 METRICS = ("accuracy", "r2", "mean_iou", "loss")
 PERCENT = ("accuracy",)  # shown in percent

@@ -165,6 +165,7 @@ def test_tables_and_numbers(tmp_path):
         ("age,height\n1\n", r"line 2: 1 values; it must have 2"),
         ("age,height\n1,x\n", r"line 2: 'x' is no number"),
         ("1,2,3\n", r"line 1: 3 values; it must have 2"),
+        ("age,height\n", r"nothing to predict in .*bad\.csv"),
         ("", r"is empty"),
     ):
         (tmp_path / "bad.csv").write_text(content)
@@ -223,6 +224,7 @@ def test_masks(tmp_path, monkeypatch):
     image = picture(tmp_path / "in/x.png", (70, 50, 3))
     done = script(tmp_path / "w", tmp_path / "in", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     found = np.asarray(Image.open(tmp_path / "out/x.png"))
     x = np.float32((image[None] / 255 - np.array(IMAGES["mean"])) / np.array(IMAGES["std"]))
     logits = np.asarray(jax.jit(model.apply)(variables, x))[0]

@@ -130,6 +130,7 @@ def test_the_head_on_features_is_the_model(name):
         ({"data__augment__shift": 1}, r"leave data\.augment\.shift out"),
         ({"optim__freeze": ("dense1/.*",)}, r"leave optim\.freeze out"),
         ({"freeze_stats": (".*",)}, r"leave freeze_stats out"),
+        ({"regularize__activity": (("l1", "dense1", 1e-4),)}, r"leave regularize\.activity out"),
         ({"data__curriculum__by": "label"}, r"leave data\.curriculum\.by out"),
         ({"regularize__label_noise": 0.1}, r"leave regularize\.label_noise out"),
         ({"model__dropout": 0.5}, r"set model\.dropout to 0 \(it is 0\.5\)"),

@@ -104,6 +104,8 @@ DIGITS = {"data__name": "digits", "data__batch_size": 64}
         ({"optim__lr": 0.0}, r"config\.optim\.lr is 0\.0"),
         ({"averaging__name": "ema"}, r"config\.averaging"),
         ({"regularize__weight_noise": 0.1}, r"config\.regularize\.weight_noise"),
+        ({"freeze_stats": (".*",)}, r"config\.freeze_stats: task word2vec does plain SGD"),
+        ({"probe": True}, r"config\.probe: task word2vec does plain SGD"),
         ({"data__augment.shift": 1}, r"config\.data\.augment\.shift"),
         ({"data__name": "words:"}, r"data set 'words:' has no path"),
         ({"data__name": "words:/no/such/file.txt"}, r"cannot read text /no/such/file\.txt"),

@@ -51,8 +51,9 @@ def train(
     """
     watch = report.Stopwatch()
     with watch.phase("data"):
-        run = prepare(config, source, workdir)
-        if variables is not None or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*")):
+        resumes = any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*"))
+        run = prepare(config, source, workdir if resumes else None)
+        if variables is not None or not resumes:
             variables = start.weights(run, variables)
     with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
         compilation.check_engine_once()

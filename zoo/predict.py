@@ -55,20 +55,19 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Raises:
       UserError: something that is needed is not known, or does not fit.
     """
-    said = dict.fromkeys(header.metadata.__kwdefaults__)
     options.check("prediction", header.metadata, given)
-    if model is None:
-        if not (known := weights.metadata(source)):
-            raise UserError(f"{source} does not say which model it is of; name it, with what it is to be fed with")
-        said |= {name: known.get(name) for name in said} | given
-        module, variables, _ = weights.load_model(source)
-    else:
-        said |= {name: value for name, value in weights.metadata(source).items() if name in said} | given
+    known = weights.metadata(source)
+    said = {name: known.get(name) for name in header.metadata.__kwdefaults__} | given
+    if model is not None:
         module = models.create_model(model, **(model_options or {}))
         done = weights.import_weights(module, source, input=said["input_size"])
         if any(row.transform == "new" for row in done.table):
             raise UserError(f"{source}: {'; '.join(done.notes)}; set num_classes to what the file has")
         variables = done.variables
+    elif known:
+        module, variables, _ = weights.load_model(source)
+    else:
+        raise UserError(f"{source} does not say which model it is of; name it, with what it is to be fed with")
     outputs, names = getattr(module, "num_classes", None), said["class_names"]
     if names and outputs and len(names) != outputs and (len(names), outputs) != (2, 1):
         raise UserError(f"{source}: {len(names)} class names for {outputs} outputs")
@@ -146,6 +145,13 @@ def names(predictor: Predictor, number: int) -> list[str]:
 
 def read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
     """(what each example is called, its raw input) of images and folders of them, tables, or texts."""
+    called, inputs = _read(predictor, arguments)
+    if not inputs:
+        raise UserError(f"nothing to predict in {', '.join(arguments)}")
+    return called, inputs
+
+
+def _read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
     size = predictor.said["input_size"]
     if predictor.said["vocab"]:
         sentences = [line for argument in arguments for line in _lines(argument)]

@@ -46,7 +46,7 @@ def check(config: ConfigDict, model: nn.Module, variables: Variables, batch: Bat
     unused += [f"optim.{key}" for key in ("freeze", "layer_decay", "unfreeze") if config.optim.get(key)]
     unused += ["freeze_stats"] if config.freeze_stats else []
     unused += ["data.curriculum.by"] if config.data.curriculum.by else []
-    unused += [f"regularize.{key}" for key in noise.OPTIONS if config.regularize[key]]
+    unused += [f"regularize.{key}" for key in ("activity", *noise.OPTIONS) if config.regularize[key]]
     if unused:
         raise UserError(
             f"config.probe computes the features of each row once and trains the head alone; leave {unused[0]} out"
