@@ -12,7 +12,7 @@ import pytest
 from test_export_torch import equal, random_variables
 
 import zoo
-from zoo.weights import import_weights
+from zoo.weights import import_weights, peers
 
 pytest.importorskip("h5py")
 with warnings.catch_warnings():
@@ -194,8 +194,11 @@ def test_whole_networks(tmp_path, name):
     model = zoo.create_model(ours, **options)
     save(net, tmp_path / "x.weights.h5")
     done = import_weights(model, tmp_path / "x.weights.h5")
-    x = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype(np.float32)
-    close(jit(model.apply)(done.variables, x), net(x, training=False))
+    line = peers.verify(tmp_path / "x.weights.h5", model, done, ours)  # what --verify says
+    assert f"of keras.applications.{name}'s, relative to the largest" in line
+    done.variables["params"]["stem"]["bias"] += 1
+    with pytest.raises(zoo.UserError, match="at most 1e-04 is rounding"):
+        peers.verify(tmp_path / "x.weights.h5", model, done, ours)
 
 
 def recurrent(bidirectional):
