@@ -113,7 +113,7 @@ def test_noise_has_the_falling_variance_and_comes_after_clipping():
 # --- accumulation ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adamw", "momentum", "schedule_free_sgd"])
+@pytest.mark.parametrize("name", ["adamw", "schedule_free_sgd"])
 def test_accumulation_is_the_larger_batch(params, rows, name):
     rates = jnp.float32([0.1, 0.2, 0.3, 0.15, 0.1, 0.05])
     options = {"name": name, "weight_decay": 0.1, "clip_global_norm": 0.5, "wd_mults": ((".*kernel", 1.0),)}
@@ -216,9 +216,9 @@ EVERYTHING = {
 }
 
 
-def tiny(**optim_options):
+def tiny(norm="batch", **optim_options):
     config = default()
-    config.model = {"name": "mlp", "widths": (8,), "norm": "batch"}
+    config.model = {"name": "mlp", "widths": (8,), "norm": norm}
     config.data.update(name="iris", batch_size=16, validation=0.2, test=0.1)
     config.optim.update(**optim_options)
     config.total_steps = 20
@@ -247,7 +247,7 @@ def went_back(workdir, copy):
     "options", [EVERYTHING, {"name": "schedule_free_adamw", "lr": 0.01, "accumulate": 3}], ids=["everything", "average"]
 )
 def test_a_run_killed_and_resumed_is_the_same(tmp_path, options):
-    config = tiny(**options)
+    config = tiny("none" if options is EVERYTHING else "batch", **options)
     zoo.train(config, tmp_path / "whole")
     resumed = went_back(tmp_path / "whole", tmp_path / "resumed")
     zoo.train(config, resumed)

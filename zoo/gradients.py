@@ -63,7 +63,8 @@ def scale_by_rate(mults) -> Transform:
     """Multiplies the updates by minus the learning rate of the step, and by one factor per leaf."""
 
     def update(updates, state, params=None, *, lr, **_):
-        return map_leaves(lambda u, m: -lr * (u if m == 1 else u * m), updates, mults), state
+        factor = -lr
+        return map_leaves(lambda u, m: factor * (u if m == 1 else u * m), updates, mults), state
 
     return Transform(optax.init_empty_state, update)
 
@@ -141,6 +142,8 @@ def beginning(tx: optax.GradientTransformation, start: int) -> optax.GradientTra
 
 def accumulate(tx: optax.GradientTransformation, growth: Sequence[tuple[int, int]]) -> Transform:
     """One update of `tx` by the mean gradient of every k batches, and none in between.
+
+    Batches after the last full k change nothing; where a log line falls in between, its update_ratio is 0.
 
     Args:
       growth: (step of the loop, k) in ascending order, the first at step 0: from that step on k batches make an

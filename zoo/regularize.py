@@ -92,7 +92,7 @@ def make(options: Mapping[str, Any], task: Task, params, labels, *, seed: int) -
       options: penalties, activity, constraints, sparsity, sparsity_kind.
       task: the task to regularize.
       params: its parameters, or their shapes.
-      labels: 'train' or 'freeze' for every parameter, as `zoo.optim.frozen_labels` gives them.
+      labels: 'train' or 'freeze' for every parameter, as `zoo.fine_tuning.frozen_labels` gives them.
       seed: of the run; decides the connections.
 
     Raises:
