@@ -31,7 +31,7 @@ from zoo import (
     sparsity,
     tasks,
 )
-from zoo.data import augment, curriculum, tfds_source
+from zoo.data import augment, csv_table, curriculum, preprocess, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
 from zoo.models import dropout, normalization, recurrent
@@ -71,8 +71,13 @@ KINDS: dict[str, Kind] = {
         | data.TEXTS
         | {f"{kind}:<path>": load for kind, load in data.TEXT_KINDS.items()}
         | {"grammar": data.grammar, "words:<path>": data.corpus.sentences}
-        | {"folder:<path>": image_folder.load, "tfds:<name>": tfds_source.load},
+        | {
+            "csv:<path>?target=<column>": csv_table.load,
+            "folder:<path>": image_folder.load,
+            "tfds:<name>": tfds_source.load,
+        },
     ),
+    "preprocessing": Kind("data.normalize", preprocess.NORMALIZE),
     "augmentations": Kind("data.augment", augment.AUGMENTS),
     "optimizers": Kind("optim.name", optim.OPTIMIZERS),
     "schedules": Kind("schedule.name", schedules.SCHEDULES),

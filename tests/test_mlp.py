@@ -344,6 +344,25 @@ def test_no_dropout_in_evaluation(x):
     assert (drop(model, x) == drop(model, x)).all()
 
 
+# --- embeddings --------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_of_categories():
+    """The last two columns are looked up in tables of their own; past the last category everything is zero."""
+    model = create_model("mlp", widths=(), num_classes=0, cardinalities=(3, 2), embed_dim=4)
+    x = np.float32([[0.5, -1, 0, 1], [2, 3, 2, 0], [4, 5, 3, 2]])
+    variables = random(model, x)
+    tables = [np.asarray(variables["params"][f"embed{i}"]["embedding"]) for i in range(2)]
+    assert [table.shape for table in tables] == [(3, 4), (2, 4)]
+    found = model.apply(variables, x)
+    np.testing.assert_array_equal(found[:, :2], x[:, :2])
+    np.testing.assert_array_equal(found[:2, 2:6], tables[0][[0, 2]])
+    np.testing.assert_array_equal(found[:2, 6:], tables[1][[1, 0]])
+    assert not np.any(found[2, 2:])
+    grads = jax.grad(lambda v: model.apply(v, x[2:]).sum())(variables)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))  # what is unseen teaches nothing
+
+
 # --- initializers and mistakes -----------------------------------------------------------------------------------
 
 
@@ -374,6 +393,8 @@ def test_default_initializers():
         ({"dropout_input": -0.1}, r"mlp: dropout_input is -0\.1"),
         ({"widths": (5, 0)}, r"mlp: widths is \(5, 0\)"),
         ({"num_classes": -1}, r"mlp: num_classes is -1"),
+        ({"embed_dim": 4}, r"mlp: embed_dim is 4 for 0 columns of categories"),
+        ({"cardinalities": (3,)}, r"mlp: embed_dim is 0 for 1 columns of categories; it must be at least 1"),
         ({"bias_init": "he_normal"}, r"initializer 'he_normal' cannot fill a bias; known: normal, ones"),
     ],
 )

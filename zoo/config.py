@@ -55,7 +55,7 @@ def default() -> ConfigDict:
             "model": {"name": "lenet5"},  # options: those of the model
             "task": {"name": "classification"},  # options: those of the task
             "data": {
-                # zoo.data.DATASETS or TEXTS, grammar, tfds:<name>, or folder:, sentences:, text:, words:<path>
+                # zoo.data.DATASETS or TEXTS, grammar, tfds:<name>, or csv:, folder:, sentences:, text:, words:<path>
                 "name": "digits",
                 "batch_size": 128,  # over all devices together
                 "eval_batch_size": 1000,
@@ -63,8 +63,12 @@ def default() -> ConfigDict:
                 "test": 0.2,  # likewise; a set that brings its own test split keeps it
                 "split_seed": 0,
                 "per_class": 0,  # training rows of each class that are kept, chosen by split_seed; 0: all
-                "normalize": "standardize",  # zoo.data.preprocess.NORMALIZE; statistics from the training split alone
+                # zoo.data.preprocess.NORMALIZE, or a tuple in order; statistics from the training split alone
+                "normalize": FieldReference("standardize", field_type=object),
                 "statistics": "auto",  # for it: of 'train', of the 'weights' in init_from, 'auto': theirs if known
+                # Missing numbers of a table: 'mean', 'median' or 'mode' (categories too), 'drop' their rows; '' refuses
+                "impute": "",
+                "categories": "one_hot",  # columns of categories: 'one_hot', or 'embed' (mlp with model.embed_dim)
                 "image_size": 0,  # resize images to this height and width; 0: as they are
                 "on_error": "stop",  # at images of a folder: set that cannot be read: 'stop', or 'skip' them
                 # w0 of the U-Net paper's weight maps (zoo.data.border_weights), for the training images; 0: none
@@ -198,7 +202,9 @@ def _find(config: ConfigDict, key: str) -> ConfigDict:
 
 def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
     kind = group.get_type(leaf) if leaf in group else type(None)
-    if isinstance(value, str) and kind is not str:
+    if (
+        isinstance(value, str) and kind is not str and not (kind is object and value.isalpha())
+    ):  # 'none' is a name there
         value = _literal(value)
     try:
         if value is None and group.get(leaf) is not None and flat(default()).get(key) is not None:

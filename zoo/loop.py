@@ -15,6 +15,7 @@ from zoo import compilation, early_stopping, metrics, plateau, report, rules, se
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
 from zoo.console import Display
+from zoo.data import preprocess
 from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.run import Run, on_features, prepare
 from zoo.run_folder import RunFolder, read_json, write_atomically
@@ -131,13 +132,15 @@ def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
-    """Says what goes on from where, and writes config.json and model.json."""
+    """Says what goes on from where, and writes config.json, model.json and preprocess.npz."""
     if earlier:
         changed = configs.changes(earlier["config"], run.config.to_dict())
         more = f"; changed settings: {'; '.join(changed)}" if changed else ""
         print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
     write_atomically(folder.path / "config.json", configs.to_json(run.config))
     write_atomically(folder.path / "model.json", json.dumps(semantics.of(run.config, run.model, run.dataset), indent=2))
+    if run.dataset.statistics:
+        preprocess.save(folder.path, run.dataset.statistics)
 
 
 def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from zoo import models, options, tiling, weights
-from zoo.data import feed, folder, preprocess, text
+from zoo.data import columns, csv_table, feed, folder, preprocess, text
 from zoo.errors import UserError, did_you_mean, lookup
 from zoo.models import unet
 from zoo.types import Variables
@@ -37,6 +37,7 @@ class Predictor(NamedTuple):
     variables: Variables
     said: Mapping[str, Any]  # the names of zoo.weights.header.metadata, all of them; None: unknown
     apply: Callable  # batch of raw inputs -> outputs float32, compiled
+    statistics: preprocess.Statistics | None = None  # of the training rows, if a run kept them
 
     @property
     def task(self) -> str:
@@ -71,34 +72,41 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     outputs, names = getattr(module, "num_classes", None), said["class_names"]
     if names and outputs and len(names) != outputs and (len(names), outputs) != (2, 1):
         raise UserError(f"{source}: {len(names)} class names for {outputs} outputs")
-    needed = ("input_size",) if said["vocab"] else ("input_size", "mean", "std")
+    statistics = preprocess.load(source) if not given.keys() & {"mean", "std"} else None
+    needed = ("input_size",) if said["vocab"] or statistics else ("input_size", "mean", "std")
     if missing := [name for name in needed if not said[name]]:
         raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
     variables = jax.device_put(variables)
-    normalize = _normalization(said)
+    normalize = _normalization(said, statistics)
 
     @jax.jit
     def apply(variables, batch):
         return module.apply(variables, normalize(batch), train=False).astype(jnp.float32)
 
-    predictor = Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch))
+    predictor = Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch), statistics)
     if predictor.task not in TASKS:
         raise UserError(f"{source} is for the task {predictor.task}; prediction is for {', '.join(TASKS)}")
     return predictor
 
 
-def _normalization(said: Mapping[str, Any]) -> Callable:
+def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | None) -> Callable:
     if said["vocab"]:
         return lambda batch: batch
     key, dtype = ("image", np.uint8) if len(said["input_size"]) == 3 else ("feature", np.float32)
-    channels, moments = said["input_size"][-1], [said["mean"], said["std"]]
-    if any(len(values) not in (1, channels) for values in moments):
-        raise UserError(
-            f"mean and std have {' and '.join(str(len(m)) for m in moments)} numbers for {channels} channels"
-        )
-    moments = [tuple(values) * (channels // len(values)) for values in moments]
-    normalize, _ = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
-    flip = said["channel_order"] == "BGR"
+    if statistics is None:
+        channels, moments = said["input_size"][-1], [said["mean"], said["std"]]
+        if any(len(values) not in (1, channels) for values in moments):
+            raise UserError(
+                f"mean and std have {' and '.join(str(len(m)) for m in moments)} numbers for {channels} channels"
+            )
+        moments = [tuple(values) * (channels // len(values)) for values in moments]
+        statistics = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
+    normalize, flip = preprocess.make(statistics), said["channel_order"] == "BGR"
+    if "category_names" in statistics:  # of a row of `table` the last columns
+        numbers = len(statistics.get("feature_names", ()))
+        parts = {"feature": slice(numbers), "category": slice(numbers, None)}
+        parts = {key: part for key, part in parts.items() if numbers or key == "category"}
+        return lambda batch: normalize({key: batch[:, part] for key, part in parts.items()})["feature"]
     return lambda batch: normalize({key: batch[..., ::-1] if flip else batch})[key]
 
 
@@ -163,7 +171,7 @@ def _read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], li
         raise UserError(
             f"{predictor.name} takes inputs of shape {list(size)}; images, rows of a table and texts are known"
         )
-    tables = [(argument, table(argument, predictor.said)) for argument in arguments]
+    tables = [(argument, table(argument, predictor.said, predictor.statistics)) for argument in arguments]
     found = [(f"{argument}:{number}", row) for argument, rows in tables for number, row in rows.items()]
     return [name for name, _ in found], [row for _, row in found]
 
@@ -218,12 +226,14 @@ def encoded(sentence: str, said: Mapping[str, Any]) -> np.ndarray:
     return np.pad(text.encode(tokens, said["vocab"]), (0, length - len(tokens)), constant_values=-1)
 
 
-def table(path: str, said: Mapping[str, Any]) -> dict[int, np.ndarray]:
-    """Line number -> float32 [features] of a CSV or TSV file.
+def table(path: str, said: Mapping[str, Any], statistics: preprocess.Statistics | None = None) -> dict[int, np.ndarray]:
+    """Line number -> float32 [features] of a CSV or TSV file; categories as numbers behind the rest.
 
     A first line that is not all numbers names the columns: then the model's features are looked up by name, in any
     order and among others.
     """
+    if statistics and statistics.keys() & {"category_names", "fill"}:
+        return _with_categories(pathlib.Path(path), statistics)
     (width,), wanted = said["input_size"], said["feature_names"]
     delimiter = "\t" if ".tsv" in pathlib.Path(path).suffixes else ","
     reader = csv.reader(io.StringIO(text.read(pathlib.Path(path)), newline=""), delimiter=delimiter)
@@ -250,6 +260,21 @@ def table(path: str, said: Mapping[str, Any]) -> dict[int, np.ndarray]:
                 raise UserError(f"{path}, line {number}: {row[column]!r} is no number")
         result[number] = np.float32([float(row[column]) for column in columns])
     return result
+
+
+def _with_categories(path: pathlib.Path, statistics: preprocess.Statistics) -> dict[int, np.ndarray]:
+    """As `table`, of a file with a header, in which values may be missing."""
+    found = csv_table.read(path)
+    numbers, words = (statistics.get(f"{kind}_names", np.array([])).tolist() for kind in ("feature", "category"))
+    for name in numbers + words:
+        if name not in found.columns:
+            raise UserError(f"{path} has no column {name!r}{did_you_mean(name, found.columns)}")
+    arrays = columns.encode(csv_table.inputs(found, numbers, words), statistics)
+    rows = np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1)
+    if "fill" not in statistics and np.isnan(rows).any():
+        row, column = np.argwhere(np.isnan(rows))[0]
+        raise UserError(f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing, as it never was in training")
+    return dict(zip(found.lines, rows, strict=True))
 
 
 def _is_number(cell: str) -> bool:

@@ -1,6 +1,7 @@
 """Everything a config stands for, checked and made before anything is trained."""
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from zoo import (
 )
 from zoo import config as configs
 from zoo.averaging import Averaging
-from zoo.data import augment, curriculum, feed
+from zoo.data import augment, curriculum, feed, preprocess
 from zoo.errors import UserError, did_you_mean
 from zoo.tasks.supervised import model_input
 from zoo.types import Augment, Dataset, Source, Task, TrainState, Variables
@@ -81,7 +82,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     Args:
       config: from `zoo.config.load` or `default`.
       source: arrays to use in place of the data set that the config names.
-      workdir: of a run that goes on, which knows what `config.init_from` said of its inputs.
+      workdir: of a run that goes on, which knows what `config.init_from` said of its inputs, and the statistics of its
+        training rows (zoo.data.preprocess).
 
     Raises:
       UserError: a setting that is unknown or makes no sense.
@@ -90,8 +92,15 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
-    moments = semantics.moments(config, workdir)
-    dataset = data.make(config.data, seed=config.seed, mesh=mesh, source=source, moments=moments)
+    going_on = workdir is not None and any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*"))
+    dataset = data.make(
+        config.data,
+        seed=config.seed,
+        mesh=mesh,
+        source=source,
+        moments=semantics.moments(config, workdir),
+        statistics=preprocess.load(workdir) if going_on else None,
+    )
     meta = dataset.meta
 
     length = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"], "minimum": 1}

@@ -2,8 +2,8 @@
 
     config.json     the settings as resolved         metrics.jsonl   one line per logged step and evaluation
     model.json      what the weights mean            checkpoints/    Orbax
-    report.json     the result                       events.*        TensorBoard
-    .lock           held while a process trains here
+    report.json     the result                       preprocess.npz  statistics of the training rows
+    events.*        TensorBoard                      .lock           held while a process trains here
 
 `metrics.jsonl` holds nothing but results (no times), so that a run that was killed and resumed leaves the same file,
 bit for bit, as one that was not.

@@ -49,6 +49,7 @@ class Source(NamedTuple):
     """A data set as it comes: NumPy arrays by batch key, before any split or normalisation.
 
     Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N] or [N, K]. A
+    table may have NaN among its features, where a value is missing, and 'category', strings [N, K], '' where missing. A
     segmentation set has label maps instead: uint8 [N, H, W], the class of each pixel, 255 where it does not count.
     A split that the set does not define is None; `zoo.data` then cuts it from the training split.
     """
@@ -58,6 +59,7 @@ class Source(NamedTuple):
     test: Mapping[str, np.ndarray] | None = None
     class_names: tuple[str, ...] | None = None  # None: not a classification set
     feature_names: tuple[str, ...] | None = None
+    category_names: tuple[str, ...] | None = None  # of the columns of 'category'
     vocab: tuple[str, ...] | None = None  # of 'token', int32 [N] (running text) or [N, T] (-1: padding)
 
 
@@ -80,3 +82,4 @@ class Dataset(NamedTuple):
     eval: Callable[[str], Iterator[Batch]]  # split -> one exact pass, padded to one shape, 'mask' marks real rows
     preprocess: Callable[[Batch], Batch]  # raw batch -> model input; pure, after augmentation, in the step
     meta: Mapping[str, Any]  # splits, steps_per_epoch, shapes, num_classes, class_names, mean, std, ...
+    statistics: Mapping[str, np.ndarray] = {}  # of the training split, see zoo.data.preprocess: what a run keeps

@@ -16,7 +16,9 @@ from zoo.data import (
     augment,
     border_weights,
     cifar,
+    columns,
     corpus,
+    csv_table,
     feed,
     grammar,
     idx,
@@ -27,6 +29,7 @@ from zoo.data import (
     sklearn_sets,
     splits,
     streams,
+    tables,
     text,
 )
 from zoo.data import folder as image_folder
@@ -36,7 +39,10 @@ from zoo.types import Dataset, Source
 
 DATASETS: dict[str, Callable[[pathlib.Path], Source]] = {
     "adding": adding.adding,
+    "adult": tables.adult,
+    "auto_mpg": tables.auto_mpg,
     "breast_cancer": sklearn_sets.breast_cancer,
+    "breast_cancer_wisconsin": tables.breast_cancer_wisconsin,
     "cifar10": cifar.cifar10,
     "cifar100": cifar.cifar100,
     "cifar100_coarse": cifar.cifar100_coarse,
@@ -77,8 +83,8 @@ def load(
     """The data set called `name` as it comes.
 
     Args:
-      name: one of DATASETS or TEXTS, `tfds:<name>`, or `folder:`, `sentences:` or `text:<path>` (relative to the
-        working folder, else to `folder`).
+      name: one of DATASETS or TEXTS, `tfds:<name>`, or `folder:`, `sentences:`, `text:<path>` or
+        `csv:<path>?target=<column>` (a path is relative to the working folder, else to `folder`).
       folder: as `data_dir` takes it.
       image_size, on_error: of `folder:` sets, whose images may be of any size, and damaged; see zoo.data.folder.
       text_options: values for all of `zoo.data.text.OPTIONS`.
@@ -90,21 +96,24 @@ def load(
         raise UserError(f"config.data.on_error is {on_error!r}; it must be 'stop' or 'skip'")
     kind, colon, rest = name.partition(":")
     if colon:
-        lookup("kind of data set", kind, {"folder": None, "tfds": None, "words": None, **TEXT_KINDS})
+        lookup("kind of data set", kind, {"csv": None, "folder": None, "tfds": None, "words": None, **TEXT_KINDS})
     if on_error == "skip" and kind != "folder":
         raise UserError(f"config.data.on_error is 'skip'; only folder: sets can go without images, {name!r} is whole")
     if name not in TEXTS and kind not in TEXT_KINDS:
         for key, default in text.OPTIONS.items():
             if text_options[key] != default:
                 raise UserError(f"config.data.{key} is {text_options[key]!r}, but data set {name!r} is no text")
-    if colon and kind in ("folder", *TEXT_KINDS):
+    if colon and kind in ("csv", "folder", *TEXT_KINDS):
+        rest, table_options = csv_table.parse(rest) if kind == "csv" else (rest, None)
         if not rest:
             raise UserError(f"data set {name!r} has no path; it must be {kind}:<path>, as in {kind}:/data/mine")
         path = pathlib.Path(rest).expanduser()
-        path = next((p for p in (path, data_dir(folder) / path) if p.exists()), path)
+        path = next((p for p in (path, data_dir(folder) / path) if p.exists()), path).absolute()
         if kind in TEXT_KINDS:
-            return TEXT_KINDS[kind](path.absolute(), text_options)
-        return image_folder.load(path.absolute(), image_size=image_size, on_error=on_error)
+            return TEXT_KINDS[kind](path, text_options)
+        if kind == "csv":
+            return csv_table.load(path, **table_options)
+        return image_folder.load(path, image_size=image_size, on_error=on_error)
     if kind == "tfds" and colon:
         from zoo.data import tfds_source
 
@@ -158,6 +167,7 @@ def make(
     mesh: Mesh,
     source: Source | None = None,
     moments: tuple[Sequence[float], Sequence[float]] | None = None,
+    statistics: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """The data set of `config.data`.
 
@@ -167,6 +177,8 @@ def make(
       mesh: of all devices; batches are sharded over it.
       source: arrays to use in place of the data set called `options['name']`.
       moments: mean and deviation per channel or feature to standardize with, in place of those of the training split.
+      statistics: of the training rows of an earlier run, from `zoo.data.preprocess.load`, to be used again where the
+        settings that they were fitted for are the same.
 
     Raises:
       UserError: settings that make no sense or do not fit the data.
@@ -182,6 +194,8 @@ def make(
         reading = {key: options[key] for key in ("image_size", "on_error")}
         text_options = {key: options[key] for key in text.OPTIONS}
         source = load(options["name"], options["dir"], **reading, text_options=text_options)
+    if preprocess.fits(statistics, options):
+        source = columns.as_in(source, statistics)
     _check(options["name"], source)
     augments = augment.make(options["augment"])  # tells mistakes now, before anything is compiled
     for setting, wanted in (
@@ -191,26 +205,26 @@ def make(
     ):
         if wanted and "image" not in source.train:
             raise UserError(f"config.data.{setting}: data set {options['name']!r} has no images")
+    if "token" in source.train:
+        _refuse({key: options[key] for key in preprocess.SETTINGS}, f"data set {options['name']!r} is text")
     if streams.is_stream(source):
         _refuse({"per_class": options["per_class"]}, f"data set {options['name']!r} is running text, without classes")
         return _running_text(options, source, mesh)
     cuts = {key: options[key] for key in ("validation", "test", "per_class")}
     arrays = splits.split(source, seed=options["split_seed"], **cuts)
-    train = arrays["train"]
+    columns.check(options, arrays, source)
+    if options["impute"] == "drop":
+        arrays = {name: columns.dropped(split, f"the {name} split") for name, split in arrays.items()}
     rows = {name: len(next(iter(split.values()))) for name, split in arrays.items()}
     batch_size, eval_batch_size = _batch_sizes(options, rows, mesh.size)
     if options["image_size"]:
         arrays = {name: _resized(split, options["image_size"]) for name, split in arrays.items()}
     if options["border_weight"]:
         arrays["train"] = {**arrays["train"], "weight": border_weights.make(options, source, arrays["train"])}
+    if not preprocess.fits(statistics, options):
+        statistics = preprocess.fit(arrays["train"], options, source, moments)
+    arrays = {name: columns.encode(split, statistics) for name, split in arrays.items()}
     train = arrays["train"]
-
-    if "token" in train:
-        normalize, statistics = (lambda batch: batch), {"mean": None, "std": None}
-    elif moments is not None and (options["statistics"] == "weights" or preprocess.channels(train) == len(moments[0])):
-        normalize, statistics = preprocess.given(train, *moments)
-    else:
-        normalize, statistics = preprocess.fit(train, options["normalize"])
     bytes_in_all = sum(array.nbytes for split in arrays.values() for array in split.values())
     keep = _keep(options, bytes_in_all)
     meta = {
@@ -226,22 +240,12 @@ def make(
         "num_classes": len(source.class_names) if source.class_names else None,
         "class_names": source.class_names,
         "class_counts": _class_counts(source, train),
-        "feature_names": source.feature_names,
         "vocab": source.vocab,
-        **_target_statistics(train.get("target")),
-        **statistics,
+        **preprocess.describe(statistics, train),
     }
     train_feed = (feed.on_device if keep else feed.streamed)(train, batch_size, seed, mesh)
-    return Dataset(train_feed, feed.evaluation(arrays, eval_batch_size, mesh, keep=keep), normalize, meta)
-
-
-def _target_statistics(target: np.ndarray | None) -> dict[str, Any]:
-    """Numbers, or lists of them where there are several targets; the deviation of equal ones counts as 1."""
-    if target is None:
-        return dict.fromkeys(("target_mean", "target_std", "target_min"))
-    mean, std = preprocess.moments(target if target.ndim > 1 else target[:, None])
-    mean, std = (x.tolist() if target.ndim > 1 else x.item() for x in (mean, np.where(std > 0, std, 1.0)))
-    return {"target_mean": mean, "target_std": std, "target_min": float(target.min())}
+    batches = feed.evaluation(arrays, eval_batch_size, mesh, keep=keep)
+    return Dataset(train_feed, batches, preprocess.make(statistics), meta, statistics)
 
 
 def _running_text(options: Mapping[str, Any], source: Source, mesh: Mesh) -> Dataset:

@@ -90,6 +90,13 @@ def make(options: Mapping, outputs: int, meta: Mapping) -> nn.Module:
         options.setdefault("in_channels", *channels)
     if meta.get("vocab") and "vocab_size" in known:
         options.setdefault("vocab_size", len(meta["vocab"]))
+    if meta.get("cardinalities"):
+        if "cardinalities" not in known:
+            raise UserError(
+                f"config.data.categories is 'embed', but model {name!r} has no embeddings; mlp has, and 'one_hot' "
+                "suits every model"
+            )
+        options.setdefault("cardinalities", meta["cardinalities"])
     return create_model(name, **options)
 
 

@@ -8,6 +8,7 @@ Sources: Goodfellow et al. 2016, "Deep Learning", chapter 6; maxout from Goodfel
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from zoo import activations, initializers
 from zoo.errors import UserError
@@ -30,6 +31,9 @@ class MLP(nn.Module):
       dropout_input, dropout: rates on the input and on every hidden layer's output.
       dropconnect: rate on the hidden layers' weights.
       kernel_init, bias_init: names of `zoo.initializers`, or a number for a constant.
+      cardinalities: of columns of categories, which are the last of the input, as numbers from 0; each is embedded in
+        `embed_dim` values, all zeros for a number past the last (Guo & Berkhahn 2016, arXiv:1604.06737).
+      embed_dim: width of the embeddings; 0 without cardinalities.
     """
 
     num_classes: int = 10
@@ -43,6 +47,8 @@ class MLP(nn.Module):
     dropconnect: float = 0.0
     kernel_init: str | float = "he_normal"
     bias_init: str | float = "zeros"
+    cardinalities: Sequence[int] = ()
+    embed_dim: int = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,6 +66,11 @@ class MLP(nn.Module):
         check_rate("mlp", dropout_input=self.dropout_input, dropout=self.dropout, dropconnect=self.dropconnect)
         initializers.get(self.kernel_init)
         initializers.get_bias(self.bias_init)
+        if self.embed_dim < 0 or bool(self.embed_dim) != bool(self.cardinalities):
+            raise UserError(
+                f"mlp: embed_dim is {self.embed_dim} for {len(self.cardinalities)} columns of categories; it must be "
+                "at least 1 with config.data.categories='embed', and 0 without"
+            )
         if self.num_classes < 0:
             raise UserError(f"mlp: num_classes is {self.num_classes}; it must be at least 1, or 0 for features")
 
@@ -70,6 +81,8 @@ class MLP(nn.Module):
             "bias_init": initializers.get_bias(self.bias_init),
         }
         x = x.reshape(x.shape[0], -1)
+        if self.cardinalities:
+            x = self._embedded(x)
         x = nn.Dropout(self.dropout_input, deterministic=not train, name="dropout_input")(x)
         maxout = self.activation == "maxout"
         for i, width in enumerate(self.widths, start=1):
@@ -86,3 +99,13 @@ class MLP(nn.Module):
         if not self.num_classes:
             return x
         return nn.Dense(self.num_classes, name="head", **inits)(x)
+
+    def _embedded(self, x):
+        """[B, D + K] whose last K columns are categories -> [B, D + K * embed_dim]."""
+        numbers, ids = jnp.split(x, [x.shape[1] - len(self.cardinalities)], axis=1)
+        parts, ids = [numbers], ids.astype(jnp.int32)
+        for i, levels in enumerate(self.cardinalities):
+            column = ids[:, i, None]
+            vectors = nn.Embed(levels, self.embed_dim, name=f"embed{i}")(jnp.minimum(column[:, 0], levels - 1))
+            parts.append(jnp.where(column < levels, vectors, 0))
+        return jnp.concatenate(parts, axis=1)

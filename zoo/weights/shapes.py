@@ -54,7 +54,7 @@ def examples(model: nn.Module, input=None) -> Iterator[jax.ShapeDtypeStruct]:
     elif words:
         shapes = [(8,)]
     elif isinstance(model, MLP):
-        shapes = [(1,)]  # the width of the input is the file's
+        shapes = [(max(len(model.cardinalities), 1),)]  # the width of the input is the file's
     elif isinstance(model, LSTMClassifier):
         raise UserError("lstm_classifier over vectors: give input=(length, features)")
     else:
