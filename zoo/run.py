@@ -17,14 +17,13 @@ from zoo import (
     compilation,
     data,
     durations,
-    early_stopping,
     fine_tuning,
     freezing,
     metrics,
     models,
+    monitor,
     noise,
     optim,
-    plateau,
     probe,
     regularize,
     rng,
@@ -35,10 +34,9 @@ from zoo import (
     tasks,
     teacher,
 )
-from zoo import config as configs
 from zoo.averaging import Averaging
 from zoo.data import augment, curriculum, feed, preprocess
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError
 from zoo.tasks.supervised import model_input
 from zoo.types import Augment, Dataset, Source, Task, TrainState, Variables
 
@@ -165,34 +163,11 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     splits = tuple(name for name in meta["splits"] if name != "train")
     eval_splits = ("validation",) if "validation" in splits else splits
     names = _metric_names(task, dataset, variables, eval_splits, averaged=shapes[0].average is not None)
-    early_stopping.check(config.early_stopping)
-    plateau.check(config.plateau)
-    for group in ("early_stopping", "checkpoint", "plateau"):
-        metrics.check_mode(config[group].mode, f"config.{group}.mode")
-        wanted = config[group].monitor
-        if wanted and wanted not in names:
-            raise UserError(f"config.{group}.monitor: no metric {wanted!r} is evaluated{did_you_mean(wanted, names)}")
-    for group in ("early_stopping", "plateau"):
-        unset = configs.default()[group]
-        changed = [key for key, value in config[group].items() if value != unset[key]]
-        if changed and not config[group].monitor:
-            raise UserError(f"config.{group}.{changed[0]} has no effect without config.{group}.monitor; set both")
-    for key, least in (("keep", 1), ("best", 0)):
-        if config.checkpoint[key] < least:
-            raise UserError(f"config.checkpoint.{key} is {config.checkpoint[key]}; it must be at least {least}")
-    stopping, keeping = config.early_stopping, config.checkpoint
-    own_best = keeping.best and keeping.monitor in ("", stopping.monitor)
-    if stopping.monitor and stopping.restore_best and not own_best:
-        raise UserError(
-            "config.early_stopping.restore_best needs the best checkpoint by its own monitor; set "
-            f"checkpoint.best to 1 or more and checkpoint.monitor to {stopping.monitor!r}, or restore_best to False"
-        )
-    default_monitor = "validation/loss" if "validation" in splits else ""
-    monitor = config.checkpoint.monitor or config.early_stopping.monitor or default_monitor
+    monitored = monitor.check(config, names, splits)
     run = Run(
         config, mesh, dataset, model, task, held.project, held.masks, schedule, tx, init, None, steps_per_call,
         averages, recompute_stats, None, shapes, total, eval_every, log_every, save_every, splits, eval_splits, names,
-        monitor,
+        monitored,
     )  # fmt: skip
     return _with_steps(run, trained, dataset, augments)
 
