@@ -111,7 +111,8 @@ def run(*command):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
 
 
-@pytest.mark.parametrize("recipe, epochs", [("digits_lenet", 20), pytest.param("mnist_mlp", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe, epochs", [("digits_lenet", 20), ("mnist_mlp", 2)])
 def test_the_suggestion_is_good_to_train_with(recipe, epochs, tmp_path):
     """Kept constant from start to end, and the maximum as the peak of a cycle; 100 times the suggestion is not."""
     done = run("tests/range_tested_run.py", recipe, str(epochs), tmp_path)
