@@ -317,7 +317,7 @@ OTHER = {
     "stage_stride": "last", "stem": "deep", "stem_width": 2, "stochastic_depth": 0.5, "variant": "1998", "widening": 3,
     "width": 6, "widths": (3, 4), "zero_init": True, "zero_padded_pool": True,
     "norm": "layer", "norm_place": "after", "weight_standardization": True, "dropout_kind": "spatial",
-    "dropconnect": 0.25,
+    "dropconnect": 0.25, "cardinalities": (5,), "embed_dim": 3,
 }  # fmt: skip
 OTHER_OF = {
     ("alexnet", "variant"): "2012", ("alexnet", "widths"): (2, 4, 6, 8, 10), ("convnet1d", "dims"): 2,
@@ -327,6 +327,7 @@ OTHER_OF = {
 COMPANY = {
     "pieces": {"activation": "maxout"}, "norm_place": {"norm": "batch"}, "weight_standardization": {"norm": "batch"},
     "dropout_kind": {"block_dropout": 0.25},
+    "cardinalities": {"cardinalities": (4,), "embed_dim": 2}, "embed_dim": {"cardinalities": (4,), "embed_dim": 2},
 }  # fmt: skip
 
 
@@ -361,4 +362,4 @@ def test_every_option_changes_the_program(case):
         company = COMPANY.get(option, {})
         value = OTHER_OF.get((case.name, option), OTHER[option])
         before = programs(case.like(**company)) if company else plain
-        assert programs(case.like(**company, **{option: value})) != before, option
+        assert programs(case.like(**{**company, option: value})) != before, option
