@@ -4,7 +4,7 @@
 
 Test MAE 1.83 +- 0.21 miles per gallon, mean and standard deviation over 5 splits: --config.data.split_seed=$s
 --config.seed=$s, s = 0 to 4. The command as it stands (split 0, seed 0): 1.92.
-Whole command: 8 s the first time, 6 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.
+Whole command: 6 s on 2 cores of an AMD EPYC.
 """
 
 from zoo.config import default

@@ -1,12 +1,11 @@
 """CBOW (mean of the neighbours) with negative sampling on Brown + Penn Treebank + tinyshakespeare, lowercased words.
 
-python train.py --config configs/cbow.py
-python scripts/words.py --run=runs/cbow --pairs=wordvec/EN-WS-353-ALL.txt
+    python train.py --config configs/cbow.py
+    python scripts/words.py --run=runs/cbow --pairs=wordvec/EN-WS-353-ALL.txt
 
-WordSim-353 (Spearman, 291 pairs) 0.262 +- 0.016 over the seeds 0 to 2 (mean and standard deviation); gensim 4.4 on
-the same words, size, window, negatives and epochs, at its own rate of 0.025: 0.250 +- 0.012 (5 runs, seeds 1 to 3).
-1.36 million raw words/s in the training alone, gensim 1.29 in the next minute; 2 cores of an AMD EPYC that other work
-shared. On quieter cores gensim did 2.0 to 2.8 million; this recipe was not measured there.
+`benchmark.py words`, 7 seeds each, idle: WordSim-353 (Spearman) 0.265 +- 0.018, gensim 4.4 on the same words,
+size, window, negatives and epochs, at its own rate of 0.025, 0.245 +- 0.010; 3.11 million raw words/s, 1.1 times
+gensim's, on 2 cores of an AMD EPYC.
 """
 
 from zoo.config import default

@@ -1,13 +1,12 @@
 """Skip-gram with negative sampling on Brown + Penn Treebank + tinyshakespeare, lowercased words.
 
-python train.py --config configs/skipgram.py
-python scripts/words.py --run=runs/skipgram --pairs=wordvec/EN-WS-353-ALL.txt
+    python train.py --config configs/skipgram.py
+    python scripts/words.py --run=runs/skipgram --pairs=wordvec/EN-WS-353-ALL.txt
 
-WordSim-353 (Spearman, 291 pairs) 0.305 +- 0.010 over the seeds 0 to 2 (mean and standard deviation); gensim 4.4 on
-the same words, size, window, negatives and epochs, at its own rate of 0.025: 0.271 +- 0.012 (5 runs, seeds 1 to 3).
-1.46 million raw words/s in the training alone, gensim 0.44 in the next minute; 2 cores of an AMD EPYC that other work
-shared. The rate was chosen among 0.025 (0.25), 0.035 and 0.05 by the seeds 0 and 1; at 0.05 it diverges, because the
-words of a block share their negatives.
+`benchmark.py words`, 7 seeds each, idle: WordSim-353 (Spearman) 0.321 +- 0.024, gensim 4.4 on the same words,
+size, window, negatives and epochs, at its own rate of 0.025, 0.272 +- 0.007; 2.59 million raw words/s, 3.4 times
+gensim's, on 2 cores of an AMD EPYC. The rate was chosen among 0.025, 0.035 and 0.05 by the seeds 0 and 1; at 0.05 it
+diverges, because the words of a block share their negatives.
 """
 
 from zoo.config import default

@@ -31,7 +31,10 @@ from zoo.run_folder import write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE = ROOT / "benchmarks" / "results.json"
-RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in finetune.EXPERIMENTS]
+# Fine-tuning has a table of its own; `benchmark.py words` measures what has no test split.
+ELSEWHERE = {*finetune.EXPERIMENTS, "skipgram", "cbow"}
+RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ELSEWHERE]
+SPLITS = ("test", "analogies")
 
 METRICS = ("accuracy", "r2", "mean_iou", "loss")
 PERCENT = ("accuracy",)  # shown in percent
@@ -61,11 +64,11 @@ def measure(recipe: str, overrides, *, seeds: int, wanted, move_split: bool, col
             if done.returncode:
                 raise UserError(f"{recipe}, seed {seed}: {done.stderr.strip()}")
             report = json.loads(pathlib.Path(folder, recipe, "report.json").read_text())
-        found = report["metrics"]["test"]
+        found = next(report["metrics"][split] for split in SPLITS if split in report["metrics"])
         names = wanted or [next(name for name in METRICS if name in found)]
         for name in names:
             if name not in found:
-                raise UserError(f"{recipe}: the test split has no metric {name!r}{did_you_mean(name, found)}")
+                raise UserError(f"{recipe}: no test metric {name!r}{did_you_mean(name, found)}")
             values.setdefault(name, []).append(found[name])
         shown = ", ".join(f"{name} {found[name]:.4f}" for name in names)
         print(f"{recipe} seed {seed}: {shown} in {seconds[-1]:.1f} s", flush=True)

@@ -135,7 +135,7 @@ def test_measuring_a_recipe():
     assert -0.05 < row["others"] < 1
     for others in (0.2, 0.05):
         assert ("(shared)" in results.table({"iris_mlp": {**row, "others": others}})) == (others > 0.1)
-    with pytest.raises(UserError, match=r"no metric 'acuracy'.*did you mean 'accuracy'"):
+    with pytest.raises(UserError, match=r"no test metric .acuracy'.*did you mean 'accuracy'"):
         results.measure("iris_mlp", settings, seeds=1, wanted=["acuracy"], move_split=False, cold=False)
     assert "| `iris_mlp`, `--config.total_steps=20` | iris |" in results.table({"iris_mlp": row})
 
