@@ -21,7 +21,6 @@ the machine was idle. PyTorch, Keras and gensim: pip install -e '.[bench]'.
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -38,7 +37,7 @@ from benchmark_harness import MIN_WINDOWS, compare, machine_name, merge, provena
 from benchmark_imports import weights
 from benchmark_report import markdown, target
 from benchmark_sequences import ON_CPU, Results, lstm, words
-from benchmark_worker import ROOT, UnavailableError, Worker, WorkerError
+from benchmark_worker import ROOT, UnavailableError, Worker, WorkerError, require
 
 SCRIPTS = pathlib.Path(__file__).parent
 MNIST = ("mlp", "lenet5")  # what `loop` and `keras` measure
@@ -47,8 +46,8 @@ BARE, LAST, COMPILED = "bare flax", "torch channels_last", "torch compile"
 
 def engine(name: str, model: str, folder: str, **options) -> Worker:
     """The engine of benchmark_<name>.py in a process of its own, which keeps its files and caches in `folder`."""
-    if name in ("torch", "keras") and importlib.util.find_spec(name) is None:
-        raise UnavailableError(f"{name} is not installed; pip install -e '.[bench]'")
+    if name != "bare":  # our own flax
+        require(name)
     environment = {**ON_CPU, "TMPDIR": folder, "ZOO_CACHE_DIR": os.path.join(folder, "zoo")}
     options = {"rows": CASES[model].rows, "batch_size": CASES[model].batch_size} | options
     return Worker(SCRIPTS / f"benchmark_{name}.py", model, options, environment=environment)

@@ -1,21 +1,19 @@
 """`benchmark.py weights`: reading a ResNet-50 beside PyTorch, from its own format and from safetensors."""
 
-import importlib.util
 import os
 import tempfile
 
 from benchmark_harness import compare
 from benchmark_report import target
 from benchmark_sequences import ON_CPU, SCRIPTS, Results
-from benchmark_worker import UnavailableError, Worker
+from benchmark_worker import Worker, require
 
 FORMATS = (".pth", ".safetensors")
 SMALLEST = {"depths": (1, 1), "width": 4}
 
 
 def _worker(library: str, path: str, options: dict, folder: str) -> Worker:
-    if library != "zoo" and importlib.util.find_spec(library) is None:
-        raise UnavailableError(f"{library} is not installed; pip install -e '.[bench]'")
+    require(library)
     environment = {**ON_CPU, "ZOO_CACHE_DIR": os.path.join(folder, "zoo")}
     return Worker(SCRIPTS / "benchmark_weights.py", library, path, options, environment=environment)
 

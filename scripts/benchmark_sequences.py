@@ -1,6 +1,5 @@
 """`benchmark.py lstm` and `benchmark.py words`: language models beside PyTorch, word vectors beside gensim."""
 
-import importlib.util
 import pathlib
 import statistics
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 from benchmark_cases import LANGUAGE_MODELS, SMALLEST_LANGUAGE_MODEL
 from benchmark_harness import compare
 from benchmark_report import target
-from benchmark_worker import UnavailableError, Worker
+from benchmark_worker import Worker, require
 
 SCRIPTS = pathlib.Path(__file__).parent
 ON_CPU = {"JAX_PLATFORMS": "cpu"}  # as PyTorch is, and as the name of the machine says
@@ -18,8 +17,7 @@ WORD_GOALS = {"skipgram": 2.0, "cbow": 1.0}  # times the words per second of gen
 
 
 def _worker(file: str, library: str, *arguments) -> Worker:
-    if library != "zoo" and importlib.util.find_spec(library) is None:
-        raise UnavailableError(f"{library} is not installed; pip install -e '.[bench]'")
+    require(library)
     return Worker(SCRIPTS / file, library, *arguments, environment=ON_CPU)
 
 

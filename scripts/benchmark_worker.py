@@ -4,6 +4,7 @@ The parent asks through a `Worker`; the file that the process runs answers by `s
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -27,6 +28,12 @@ class UnavailableError(Exception):
 
 class WorkerError(UnavailableError):
     """The same, when a side was there and failed."""
+
+
+def require(library: str) -> None:
+    """Raises UnavailableError where a library to compare with is not installed."""
+    if library != "zoo" and importlib.util.find_spec(library) is None:
+        raise UnavailableError(f"{library} is not installed; pip install -e '.[bench]'")
 
 
 class Worker:

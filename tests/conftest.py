@@ -1,7 +1,9 @@
 """How all tests run: on 4 fake CPU devices, with strict shapes, away from the user's cache."""
 
+import contextlib
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -14,7 +16,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 
-from zoo import compilation  # noqa: E402
+from zoo import compilation, loop  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -39,6 +41,30 @@ def shared_data() -> pathlib.Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real data in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def signalled():
+    """signalled(step): while open, a run in this process gets SIGTERM as it does the step after so many."""
+
+    @contextlib.contextmanager
+    def during(step: int):
+        def prepare_and_signal(*args):
+            run = prepare(*args)
+
+            def train_step(state, *rest):
+                if int(state.step) == step:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return run.train_step(state, *rest)
+
+            return run._replace(train_step=train_step)
+
+        prepare = loop.prepare
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "prepare", prepare_and_signal)
+            yield
+
+    return during
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """Averaged weights: which ones are averaged, the batch statistics that fit them, and how they are kept."""
 
 import json
-import os
 import pathlib
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import averaging, loop
+from zoo import averaging
 from zoo.checkpoint import load_variables
 from zoo.data import feed
 from zoo.errors import Interrupted, UserError
@@ -140,25 +138,11 @@ def test_before_the_start_the_average_is_the_raw_weights(tmp_path):
     assert by_step[20]["validation/loss"] != by_step[20]["validation_raw/loss"]
 
 
-def test_killed_and_resumed(swa_run, monkeypatch, tmp_path):
+def test_killed_and_resumed(swa_run, signalled, tmp_path):
     """Between two evaluations, after the average began."""
-    prepare = loop.prepare
-
-    def prepare_and_signal(*args):
-        run = prepare(*args)
-
-        def train_step(state, *rest):
-            if int(state.step) == 12:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run.train_step(state, *rest)
-
-        return run._replace(train_step=train_step)
-
     options = {"total_steps": 24, "data__augment__shift": 0}
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "prepare", prepare_and_signal)
-        with pytest.raises(Interrupted):
-            zoo.train(config(SWA, **options), tmp_path)
+    with signalled(12), pytest.raises(Interrupted):
+        zoo.train(config(SWA, **options), tmp_path)
     zoo.train(config(SWA, **options), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (swa_run[0] / "metrics.jsonl").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path), load_variables(swa_run[0]))

@@ -161,6 +161,8 @@ def test_the_smallest_input(pool, pool_size, smallest):
         ({"norm": "group:0"}, r"convnet1d: norm is 'group:0'"),
         ({"norm_place": "between"}, r"convnet1d: norm_place is 'between'; it must be one of 'before', 'after'"),
         ({"weight_standardization": True}, r"convnet1d: weight_standardization needs a norm with a scale"),
+        ({"norm_place": "after"}, "convnet1d: norm_place is 'after', but norm is 'none'"),
+        ({"dropout_kind": "spatial"}, "convnet1d: dropout_kind is 'spatial', but block_dropout is 0"),
         ({"dropout_kind": "spacial"}, r"unknown dropout_kind of convnet1d 'spacial'; did you mean 'spatial'"),
         ({"activation": "rely"}, r"unknown activation 'rely'; did you mean 'relu'"),
         ({"kernel_init": "he"}, r"unknown initializer 'he'"),

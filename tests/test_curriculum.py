@@ -1,15 +1,13 @@
 """The curriculum: which rows each step may draw, by whose judgement, and that a killed run draws the same."""
 
-import os
 import pathlib
-import signal
 
 import jax
 import numpy as np
 import pytest
 
 import zoo
-from zoo import loop, run, teacher
+from zoo import run, teacher
 from zoo.data import curriculum, feed
 from zoo.errors import Interrupted, UserError
 from zoo.types import Dataset, Feed
@@ -100,25 +98,11 @@ def with_difficulty():
     return source._replace(train={**source.train, "hard": hard})
 
 
-def test_killed_and_resumed(monkeypatch, tmp_path):
+def test_killed_and_resumed(signalled, tmp_path):
     settings, source = config(data__curriculum__by="hard"), with_difficulty()
     whole = zoo.train(settings, tmp_path / "whole", source=source)
-    prepare = loop.prepare
-
-    def prepare_and_signal(*args):
-        made = prepare(*args)
-
-        def train_step(state, *rest):
-            if int(state.step) == 8:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return made.train_step(state, *rest)
-
-        return made._replace(train_step=train_step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "prepare", prepare_and_signal)
-        with pytest.raises(Interrupted):
-            zoo.train(settings, tmp_path / "killed", source=source)
+    with signalled(8), pytest.raises(Interrupted):
+        zoo.train(settings, tmp_path / "killed", source=source)
     again = zoo.train(settings, tmp_path / "killed", source=source)
     files = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]

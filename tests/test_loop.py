@@ -221,22 +221,10 @@ def test_how_many_checkpoints_are_kept(tmp_path, keep, best):
         assert max(history[step] for step in kept if step in history) == history[ranked[0]]
 
 
-def test_a_signal_saves_the_step_that_it_interrupts(monkeypatch, tmp_path):
-    prepare = loop.prepare
-
-    def prepare_and_signal(*args):
-        run = prepare(*args)
-
-        def train_step(state, *rest):
-            if int(state.step) == 12:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run.train_step(state, *rest)
-
-        return run._replace(train_step=train_step)
-
-    monkeypatch.setattr(loop, "prepare", prepare_and_signal)
+def test_a_signal_saves_the_step_that_it_interrupts(signalled, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="SIGTERM: stopped after step 13 of 60, which is saved in") as error:
+    saved = "SIGTERM: stopped after step 13 of 60, which is saved in"
+    with signalled(12), pytest.raises(Interrupted, match=saved) as error:
         zoo.train(tiny(), tmp_path)
     assert error.value.signum == signal.SIGTERM
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 13

@@ -382,6 +382,7 @@ def test_default_initializers():
     "options, line",
     [
         ({"norm": "instance"}, r"mlp: norm 'instance' is over the places of a map"),
+        ({"norm_place": "after"}, "mlp: norm_place is 'after', but norm is 'none'"),
         ({"norm_place": "both"}, r"mlp: norm_place is 'both'; it must be 'before' or 'after' the activation"),
         ({"dropconnect": 1.0}, r"mlp: dropconnect is 1\.0; it must be in \[0, 1\)"),
         ({"activation": "rellu"}, r"unknown activation 'rellu'; did you mean"),

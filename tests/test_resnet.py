@@ -10,7 +10,7 @@ import pytest
 
 from zoo import create_model, rules
 from zoo.errors import UserError
-from zoo.models import resnet
+from zoo.models import residual, resnet
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -183,7 +183,7 @@ def block(**options):
     plain = {"convs": ((6, 3, 2), (6, 3, 1)), "shortcut": "B", "preactivation": False, "zero_init": False}
     plain |= {"conv_bias": False, "bn_eps": 1e-5, "norm": "batch", "weight_standardization": False}
     plain |= {"stochastic_depth": 0.0, "dropout": 0.0, "dropout_kind": "unit"}
-    return resnet.Block(**plain | {"dtype": "float32", "train": False} | options)
+    return residual.Block(**plain | {"dtype": "float32", "train": False} | options)
 
 
 def normalized(x, variables, name):
@@ -240,7 +240,7 @@ def test_shortcuts(shortcut, preactivation):
 @pytest.mark.parametrize("height, width", [(6, 8), (5, 8), (4, 7), (1, 1)])
 def test_halved(height, width):
     x = images(2, height, width, 3)
-    found = np.asarray(resnet.halved(x))
+    found = np.asarray(residual.halved(x))
     assert found.shape == (2, -(-height // 2), -(-width // 2), 3)
     for i in range(found.shape[1]):
         for j in range(found.shape[2]):
@@ -312,6 +312,8 @@ def test_resnet18_for_small_images():
         ({"bottleneck_stride": "1x1"}, r"resnet: bottleneck_stride is '1x1', but the blocks are not bottlenecks"),
         ({"stage_stride": "middle"}, r"resnet: stage_stride is 'middle'; it must be one of 'first', 'last'"),
         ({"bn_eps": 0.0}, r"resnet: bn_eps is 0\.0; it must be more than 0"),
+        ({"bn_eps": 1e-3, "norm": "none"}, r"resnet: bn_eps is 0\.001, but norm 'none' has no variance"),
+        ({"dropout_kind": "spatial"}, "resnet: dropout_kind is 'spatial', but block_dropout is 0"),
         ({"zero_padded_pool": True, "stem": "3x3"}, r"zero_padded_pool is set, but stem '3x3' has no pooling"),
         ({"shortcut": "A", "stem_width": 128}, r"shortcut 'A' cannot take the stem's 128 channels to 64; use 'B'"),
         ({"stochastic_depth": 1.0}, r"resnet: stochastic_depth is 1\.0; it must be in \[0, 1\)"),

@@ -1,16 +1,14 @@
 """Connections: how many, of whom, from which seed; where there is none, a weight is zero from start to file."""
 
 import json
-import os
 import pathlib
-import signal
 
 import jax
 import numpy as np
 import pytest
 
 import zoo
-from zoo import checkpoint, loop, rules, sparsity, start, step, tasks
+from zoo import checkpoint, rules, sparsity, start, step, tasks
 from zoo.data import augment
 from zoo.errors import Interrupted, UserError
 from zoo.run import init_variables, prepare
@@ -164,23 +162,9 @@ def test_the_report_says_what_is_kept(trained):
     assert report["parameters_kept"] == 32 * 32 + 32 + 2 * 32 + 8 * 10 + 10
 
 
-def test_bit_exact_after_a_signal(trained, monkeypatch, tmp_path):
-    original = loop.prepare
-
-    def prepare_and_signal(*args):
-        run = original(*args)
-
-        def train_step(state, *rest):
-            if int(state.step) == 12:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run.train_step(state, *rest)
-
-        return run._replace(train_step=train_step)
-
-    monkeypatch.setattr(loop, "prepare", prepare_and_signal)
-    with pytest.raises(Interrupted):
+def test_bit_exact_after_a_signal(trained, signalled, tmp_path):
+    with signalled(12), pytest.raises(Interrupted):
         zoo.train(sparse(), tmp_path)
-    monkeypatch.setattr(loop, "prepare", original)
     report = zoo.train(sparse(), tmp_path)
     assert report["metrics"] == trained[1]["metrics"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == (trained[0] / "metrics.jsonl").read_bytes()

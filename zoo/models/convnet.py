@@ -15,9 +15,9 @@ import flax.linen as nn
 
 from zoo import activations, initializers
 from zoo.errors import UserError, lookup
+from zoo.models import dropout as dropouts
 from zoo.models import layers, normalization
 from zoo.models.conv import Conv, avg_pool, max_pool
-from zoo.models.dropout import DROPOUTS
 from zoo.models.layers import DTYPES, Stage
 from zoo.models.normalization import PLAIN, normalized, standardized_conv
 from zoo.options import check_rate
@@ -73,8 +73,7 @@ class ConvNet(nn.Module):
             raise UserError(f"convnet: dims is {self.dims}; it must be 1 (sequences) or 2 (images)")
         layers.check_image_options(self._what, self)
         check_rate(self._what, block_dropout=self.block_dropout)
-        lookup(f"dropout_kind of {self._what}", self.dropout_kind, DROPOUTS)
-        normalization.check(self._what, self.norm, weight_standardization=self.weight_standardization)
+        dropouts.check(self._what, self.dropout_kind, self.block_dropout)
         activations.get(self.activation)
         initializers.get(self.kernel_init)
         if not self.widths or min(self.widths) < 1:
@@ -85,6 +84,9 @@ class ConvNet(nn.Module):
         for key, choices in (("pool", POOLS), ("norm_place", ("before", "after"))):
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"{self._what}: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        normalization.check(
+            self._what, self.norm, place=self.norm_place, weight_standardization=self.weight_standardization
+        )
 
     @property
     def _what(self) -> str:
@@ -114,7 +116,7 @@ class ConvNet(nn.Module):
                 dtype=self.dtype,
                 name=f"layer{i}",
             )(x)
-            x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name=f"dropout{i}")
+            x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name=f"dropout{i}")
             maps.append(x)
         if self.features_only:
             return maps

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import flax.linen as nn
 from jax import lax
 
+from zoo.errors import UserError, lookup
+
 
 def unit(x, rate: float, *, train: bool, name: str):
     """Every value on its own (Srivastava et al. 2014)."""
@@ -22,6 +24,13 @@ def spatial(x, rate: float, *, train: bool, name: str):
 
 
 DROPOUTS: dict[str, Callable] = {"unit": unit, "spatial": spatial}
+
+
+def check(what: str, kind: str, rate: float) -> None:
+    """Raises UserError unless `kind` is a name of DROPOUTS, with a `rate` that gives it something to drop."""
+    lookup(f"dropout_kind of {what}", kind, DROPOUTS)
+    if kind != "unit" and not rate:
+        raise UserError(f"{what}: dropout_kind is {kind!r}, but block_dropout is 0; set both or none")
 
 
 def stochastic_depth(x, rate: float, *, train: bool, name: str):

@@ -26,8 +26,8 @@ import numpy as np
 
 from zoo import activations, initializers
 from zoo.errors import UserError, lookup
+from zoo.models import dropout as dropouts
 from zoo.models.conv import NHWC, Conv, avg_pool, conv, max_pool
-from zoo.models.dropout import DROPOUTS
 from zoo.options import check_rate
 
 # Table I of the paper: which maps of pool1 feed each of the 16 maps of conv2.
@@ -75,7 +75,7 @@ class LeNet5(nn.Module):
         activations.get(self.activation)
         initializers.get(self.kernel_init)
         check_rate("lenet5", block_dropout=self.block_dropout, dropout=self.dropout)
-        lookup("dropout_kind of lenet5", self.dropout_kind, DROPOUTS)
+        dropouts.check("lenet5", self.dropout_kind, self.block_dropout)
         if self.padding < 0:
             raise UserError(f"lenet5: padding is {self.padding}; it must be zero or more")
         if self.num_classes < 0:
@@ -97,13 +97,13 @@ class LeNet5(nn.Module):
             )
         x = act(Conv(6, (5, 5), padding=self.padding, name="conv1", **init)(x))
         x = self._pool(x, "pool1")
-        x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool1_dropout")
+        x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool1_dropout")
         if self.connections == "table":
             x = act(TableConv(name="conv2", **init)(x))
         else:
             x = act(Conv(16, (5, 5), padding="VALID", name="conv2", **init)(x))
         x = self._pool(x, "pool2")
-        x = DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool2_dropout")
+        x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool2_dropout")
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((120, 84), start=1):
             x = act(nn.Dense(width, name=f"dense{i}", **init)(x))

@@ -52,11 +52,11 @@ class MLP(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        normalization.check("mlp", self.norm)
         if self.norm == "instance":
             raise UserError("mlp: norm 'instance' is over the places of a map, and a layer of units has none")
         if self.norm_place not in ("before", "after"):
             raise UserError(f"mlp: norm_place is {self.norm_place!r}; it must be 'before' or 'after' the activation")
+        normalization.check("mlp", self.norm, place=self.norm_place)
         if self.activation != "maxout":
             activations.get(self.activation)
         elif self.pieces < 2:

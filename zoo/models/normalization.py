@@ -62,12 +62,14 @@ NORMS: dict[str, Callable] = {
 PLAIN = ("none", "response")  # without a scale and an offset
 
 
-def check(what: str, norm: str, *, weight_standardization: bool = False) -> None:
-    """Raises UserError unless `norm` is a name of NORMS, or 'group:<number>'."""
+def check(what: str, norm: str, *, place: str = "before", weight_standardization: bool = False) -> None:
+    """Raises UserError unless `norm` is a name of NORMS, or 'group:<number>', and the other options suit it."""
     kind, _, number = norm.partition(":")
     lookup(f"norm of {what}", kind, NORMS)
     if kind != norm and (kind != "group" or not number.isdecimal() or int(number) < 1):
         raise UserError(f"{what}: norm is {norm!r}; only group takes a number of groups, as in 'group:8'")
+    if place != "before" and norm == "none":
+        raise UserError(f"{what}: norm_place is {place!r}, but norm is 'none'; set both or none")
     if weight_standardization and norm in PLAIN:
         raise UserError(f"{what}: weight_standardization needs a norm with a scale behind it, not {norm!r}")
 

@@ -24,18 +24,18 @@ stage_stride='last', zero_padded_pool=True and the same conv_bias and bn_eps; li
 Input: images [B, H, W, C] of any size; a map at stride s is ceil(H / s) x ceil(W / s).
 """
 
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
+from zoo.models import dropout as dropouts
 from zoo.models import layers, normalization
-from zoo.models.conv import Conv, avg_pool, max_pool
-from zoo.models.dropout import DROPOUTS, stochastic_depth
+from zoo.models.conv import max_pool
 from zoo.models.layers import DTYPES, Stage
-from zoo.models.normalization import PLAIN, normalized, standardized_conv
+from zoo.models.normalization import EPSILON, PLAIN
+from zoo.models.residual import Block, convolution, norm_of
 from zoo.options import check_rate
 
 _CIFAR = {"width": 16, "stem": "3x3", "shortcut": "A", "num_classes": 10}
@@ -67,9 +67,6 @@ CHOICES = {
     "bottleneck_stride": ("3x3", "1x1"),
     "stage_stride": ("first", "last"),
 }
-
-# By the fan-out, which keeps the gradient's variance over the layers, as the authors' and torchvision's networks do.
-he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResNet(nn.Module):
@@ -113,7 +110,7 @@ class ResNet(nn.Module):
     stage_stride: str = "first"
     zero_padded_pool: bool = False
     conv_bias: bool = False
-    bn_eps: float = 1e-5
+    bn_eps: float = EPSILON
     preactivation: bool = False
     zero_init: bool = False
     stochastic_depth: float = 0.0
@@ -132,7 +129,7 @@ class ResNet(nn.Module):
         super().__post_init__()
         layers.check_image_options("resnet", self)
         check_rate("resnet", stochastic_depth=self.stochastic_depth, block_dropout=self.block_dropout)
-        lookup("dropout_kind of resnet", self.dropout_kind, DROPOUTS)
+        dropouts.check("resnet", self.dropout_kind, self.block_dropout)
         normalization.check("resnet", self.norm, weight_standardization=self.weight_standardization)
         if self.zero_init and self.norm in PLAIN and not self.preactivation:
             raise UserError(f"resnet: zero_init is of the last norm's scale, and norm {self.norm!r} has none")
@@ -146,6 +143,8 @@ class ResNet(nn.Module):
                 raise UserError(f"resnet: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
         if not self.bn_eps > 0:
             raise UserError(f"resnet: bn_eps is {self.bn_eps}; it must be more than 0")
+        if self.bn_eps != EPSILON and self.norm in PLAIN:
+            raise UserError(f"resnet: bn_eps is {self.bn_eps}, but norm {self.norm!r} has no variance; leave it out")
         if self.zero_padded_pool and self.stem == "3x3":
             raise UserError("resnet: zero_padded_pool is set, but stem '3x3' has no pooling; leave it out")
         if self.bottleneck_stride == "1x1" and not self.bottleneck:
@@ -238,92 +237,6 @@ class ResNet(nn.Module):
             return (inner, 3, stride), (width, 3, 1)
         first, second = (stride, 1) if self.bottleneck_stride == "1x1" else (1, stride)
         return (inner, 1, first), (inner, 3, second), (4 * width, 1, 1)
-
-
-class Block(nn.Module):
-    """Convolutions around which a shortcut leads: [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features].
-
-    `train` is an attribute because `nn.remat` would trace an argument; the others are explained in `ResNet`.
-    """
-
-    convs: tuple[tuple[int, int, int], ...]  # (features, kernel size, stride)
-    shortcut: str
-    conv_bias: bool
-    bn_eps: float
-    preactivation: bool
-    zero_init: bool
-    stochastic_depth: float
-    dropout: float
-    dropout_kind: str
-    norm: str
-    weight_standardization: bool
-    dtype: str
-    train: bool
-
-    @nn.compact
-    def __call__(self, x):
-        features, stride = self.convs[-1][0], math.prod(stride for _, _, stride in self.convs)
-        changes, project = stride > 1 or x.shape[-1] != features, self.shortcut != "A"
-        y = x
-        for i, (width, size, step) in enumerate(self.convs, start=1):
-            last = i == len(self.convs)
-            start = nn.initializers.zeros if self.zero_init and last else None
-            if self.preactivation:
-                y = nn.relu(norm_of(self, y, name=f"norm{i}"))
-                if i == 1 and changes and project:
-                    x = y
-            if last:
-                y = DROPOUTS[self.dropout_kind](y, self.dropout, train=self.train, name="dropout")
-            kernel_init = start if start and self.preactivation else he_normal_fan_out
-            bias = self.conv_bias and (last or not self.preactivation)
-            y = convolution(y, width, size, step, model=self, bias=bias, name=f"conv{i}", kernel_init=kernel_init)
-            if not self.preactivation:
-                scale_init = start or nn.initializers.ones
-                y = norm_of(self, y, scale_init=scale_init, name=f"norm{i}")
-                y = y if last else nn.relu(y)
-        y = stochastic_depth(y, self.stochastic_depth, train=self.train, name="stochastic_depth")
-        if changes:
-            x = self._projected(x, features, stride) if project else zero_padded(x, features, stride)
-        return x + y if self.preactivation else nn.relu(x + y)
-
-    def _projected(self, x, features: int, stride: int):
-        if self.shortcut == "D" and stride > 1:
-            x, stride = halved(x), 1
-        x = convolution(x, features, 1, stride, model=self, bias=self.conv_bias, name="proj")
-        return x if self.preactivation else norm_of(self, x, name="proj_norm")
-
-
-def norm_of(model, x, **options):
-    """The normalization that `model`, a ResNet or Block, has; call it in its compact method."""
-    return normalized(x, model.norm, epsilon=model.bn_eps, dtype=model.dtype, **options)
-
-
-def convolution(
-    x, features: int, size: int, stride: int, *, model, name: str, bias=False, kernel_init=he_normal_fan_out
-):
-    """A convolution whose padding keeps the size at stride 1; call it in the compact method of `model`.
-
-    Where the norm of `model`, a ResNet or Block, has no offset, it has a bias in any case.
-    """
-    pad, options = (size // 2, size // 2), {"dtype": DTYPES[model.dtype], "kernel_init": kernel_init, "name": name}
-    if model.weight_standardization:
-        options["conv_general_dilated"] = standardized_conv
-    use_bias = bias or model.norm in PLAIN
-    return Conv(features, (size, size), (stride, stride), (pad, pad), use_bias=use_bias, **options)(x)
-
-
-def zero_padded(x, features: int, stride: int):
-    """Shortcut A: every stride-th pixel, and zeros for the new channels, half of them before the old ones."""
-    new = features - x.shape[-1]
-    return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
-
-
-def halved(x):
-    """Means of 2x2 pixels, at the lower and right edge of those that exist: [B, ceil(H / 2), ceil(W / 2), C]."""
-    height, width = x.shape[1:3]
-    if height % 2 == width % 2 == 0:
-        return avg_pool(x, (2, 2), (2, 2))
-    return nn.avg_pool(x, (2, 2), (2, 2), ((0, height % 2), (0, width % 2)), count_include_pad=False)
 
 
 def make(variant: str, **options) -> ResNet:
