@@ -2,7 +2,7 @@
 
 - CLASSIFICATION: (logits [B, C], label int [B], **options) -> [B]. C = 1 is binary: the logit of class 1 against 0.
 - REGRESSION: (prediction [...], target [...], **options) -> [...].
-- `kl_divergence` and `ctc` are for tasks of your own.
+- `kl_divergence` is what a classification learns from its `task.teacher`, `ctc` the loss of task transcription.
 
 `zoo.segmentation_losses` has those of whole images.
 """

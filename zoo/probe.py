@@ -46,6 +46,7 @@ def check(config: ConfigDict, model: nn.Module, variables: Variables, batch: Bat
     unused += [f"optim.{key}" for key in ("freeze", "layer_decay", "unfreeze") if config.optim.get(key)]
     unused += ["freeze_stats"] if config.freeze_stats else []
     unused += ["data.curriculum.by"] if config.data.curriculum.by else []
+    unused += ["task.teacher"] if config.task.get("teacher") else []
     unused += [f"regularize.{key}" for key in ("activity", *noise.OPTIONS) if config.regularize[key]]
     if unused:
         raise UserError(

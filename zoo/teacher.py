@@ -1,7 +1,8 @@
-"""Another trained model as a judge of this run's examples: how hard is each training row for it?"""
+"""Another trained model as a teacher: of how hard each training row is, and of what its probabilities are."""
 
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,7 +10,8 @@ from ml_collections import ConfigDict
 from zoo import tasks
 from zoo.data import curriculum
 from zoo.errors import UserError
-from zoo.types import Dataset
+from zoo.tasks.supervised import model_input
+from zoo.types import Batch, Dataset, Variables
 from zoo.weights import load_model
 
 
@@ -21,11 +23,9 @@ def difficulty(path: str, config: ConfigDict, dataset: Dataset) -> Callable[[], 
     Raises:
       UserError: no weights there, or a model that has other outputs.
     """
-    model, variables, _ = load_model(path)
-    wanted = tasks.num_outputs(config.task, dataset.meta)
-    if (outputs := getattr(model, "num_classes", None)) != wanted:
-        raise UserError(f"the teacher {path} has {outputs} outputs, but the task needs {wanted}")
-    task = tasks.make(config.task, model, dataset.meta)
+    model, variables = _load(path, tasks.num_outputs(config.task, dataset.meta))
+    options = {key: value for key, value in config.task.items() if not key.startswith("teacher")}
+    task = tasks.make(options, model, dataset.meta)
     model_state = {key: value for key, value in variables.items() if key != "params"}
 
     @jax.jit
@@ -37,3 +37,22 @@ def difficulty(path: str, config: ConfigDict, dataset: Dataset) -> Callable[[], 
         return jax.vmap(of_row)(dataset.preprocess(batch))
 
     return lambda: curriculum.of_rows(dataset, losses)
+
+
+def logits(path: str, outputs: int) -> Callable[[Batch], jax.Array]:
+    """Batch, preprocessed -> logits [B, outputs], as in evaluation, of a run folder or a file of `save_weights`.
+
+    The weights become constants of what is compiled.
+
+    Raises:
+      UserError: as `difficulty`.
+    """
+    model, variables = _load(path, outputs)
+    return lambda batch: model.apply(variables, model_input(batch), train=False).astype(np.float32)
+
+
+def _load(path: str, outputs: int) -> tuple[nn.Module, Variables]:
+    model, variables, _ = load_model(path)
+    if (own := getattr(model, "num_classes", None)) != outputs:
+        raise UserError(f"the teacher {path} has {own} outputs, but the task needs {outputs}")
+    return model, variables

@@ -137,9 +137,14 @@ def _keep(options: Mapping[str, Any], bytes_in_all: int) -> bool:
 def _check(name: str, source: Source) -> None:
     """Refuses labels that are no class, and label maps that do not lie on their images."""
     for split, arrays in (("train", source.train), ("validation", source.validation), ("test", source.test)):
-        if arrays is None or "label" not in arrays or source.class_names is None:
+        if arrays is None or source.class_names is None:
             continue
-        label, classes = arrays["label"], len(source.class_names)
+        classes = len(source.class_names)
+        if "transcript" in arrays:
+            _check_transcript(f"data set {name!r}, {split}", arrays["transcript"], classes)
+        if "label" not in arrays:
+            continue
+        label = arrays["label"]
         maps = label.ndim > 1
         if maps and label.shape != arrays["image"].shape[:3]:
             raise UserError(
@@ -156,6 +161,17 @@ def _check(name: str, source: Source) -> None:
                 f"data set {name!r}, {split}: label {label[wrong][0]} in row {row} is out of range; there are "
                 f"{classes} classes, 0 to {classes - 1}{ignored}"
             )
+
+
+def _check_transcript(where: str, transcript: np.ndarray, classes: int) -> None:
+    ended = np.pad(transcript < 0, ((0, 0), (1, 0)))[:, :-1]
+    wrong = (transcript >= classes) | (ended & (transcript >= 0))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.any(1))[0])
+        raise UserError(
+            f"{where}: the transcript in row {row} is {transcript[row].tolist()}; it must be classes, 0 to "
+            f"{classes - 1}, and -1 only behind the last one"
+        )
 
 
 def _class_counts(source: Source, train: Mapping[str, np.ndarray]) -> tuple[int, ...] | None:

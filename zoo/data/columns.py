@@ -159,8 +159,14 @@ def as_in(source: Source, statistics: Arrays) -> Source:
     if unknown:
         raise UserError(f"the run was trained without class {min(unknown)!r}; its classes are {', '.join(names)}")
     place = np.array([names.index(name) for name in source.class_names], np.int32)
+
+    def renumbered(arrays):
+        key = "transcript" if "transcript" in arrays else "label"
+        old = arrays[key]
+        known = (old >= 0) & (old < len(place))  # what is none, padding and ignored pixels, stays as it is
+        return {**arrays, key: np.where(known, place[np.where(known, old, 0)], old).astype(old.dtype)}
+
     splits = {
-        split: arrays and {**arrays, "label": place[arrays["label"]]}
-        for split, arrays in zip(Source._fields[:3], source[:3], strict=True)
+        split: arrays and renumbered(arrays) for split, arrays in zip(Source._fields[:3], source[:3], strict=True)
     }
     return source._replace(**splits, class_names=names)

@@ -9,12 +9,17 @@ Two of the classes, H^ and (, have the same code in the authors' codebook, so of
 classifier gets more than 63/64 = 98.4 % of all right.
 """
 
+import string
+
 import numpy as np
 
 from zoo.types import Source
 
 FRAME = 64
 ROWS = {"train": 5000, "validation": 1000, "test": 1000}  # of each class
+WORDS = {"train": 20_000, "validation": 2000, "test": 2000}
+LONGEST = 5  # letters of a word
+STEPS, STEP = 64, 4  # of a word, and values of each: 256, more than the longest word has
 CODES = {
     "J^": ".---.", "H^": "-.--.", "N~": "--.--", "CH": "----", "G^": "--.-.", "!": "-.-.--", '"': ".-..-.",
     "'": ".----.", "C,": "-.-..", ")": "-.--.-", "(": "-.--.", "+": ".-.-.", "-": "-....-", ",": "--..--",
@@ -27,6 +32,7 @@ CODES = {
     "U..": "..--", "D-": "..--.", "O..": "---.", "S^": "...-.", "P": ".--.", "A..": ".-.-", "E`": "..-..",
     "R": ".-.",
 }  # fmt: skip
+LETTERS = tuple(string.ascii_uppercase)
 
 
 def morse(data_dir=None) -> Source:
@@ -66,18 +72,66 @@ def generate(
     return Source(**arrays, class_names=tuple(CODES))
 
 
+def morse_words(data_dir=None) -> Source:
+    """Words of 1 to 5 random letters in Morse code, to be transcribed: features float32 [N, 64, 4], 4 values a step."""
+    return words()
+
+
+def words(*, noise: float = 1.0, rows=None, seed: int = 1844) -> Source:
+    """Sequences without alignment: 'transcript' int32 [N, LONGEST], -1 behind the end, numbers of LETTERS.
+
+    Marks are those of the baseline; the word starts anywhere, and 6 to 9 zeros lie between two letters. Equal arguments
+    give equal words.
+
+    Args:
+      noise: standard deviation of what is added to all values (which are around 12), before clipping.
+      rows: split -> words; default WORDS.
+    """
+    rng, arrays = np.random.default_rng(seed), {}
+    width = max(len(CODES[letter]) for letter in LETTERS)
+    lengths = np.array([[_lengths(mark, 4) for mark in CODES[letter].ljust(width)] for letter in LETTERS])
+    for split, number in (rows or WORDS).items():
+        letter = rng.integers(len(LETTERS), size=(number, LONGEST), dtype=np.int32)
+        place, count = np.arange(LONGEST)[None], rng.integers(1, LONGEST + 1, number)[:, None]
+        inside = place < count
+        low, high = np.moveaxis(lengths[letter] * inside[..., None, None], -1, 0)  # each [N, LONGEST, width]
+        marks = rng.integers(low, high + 1)
+        gaps = rng.integers(1, 4, marks.shape) * (marks > 0)
+        last = (np.array([len(CODES[letter]) for letter in LETTERS])[letter] - 1)[..., None]
+        between = rng.integers(6, 10, (number, LONGEST, 1)) * (place + 1 < count)[..., None]
+        np.put_along_axis(gaps, last, between, axis=-1)
+        signal = _signal(rng, marks.reshape(number, -1), gaps.reshape(number, -1), STEPS * STEP, True, noise)
+        arrays[split] = {
+            "feature": signal.reshape(number, STEPS, STEP),
+            "transcript": np.where(inside, letter, -1).astype(np.int32),
+        }
+    return Source(**arrays, class_names=LETTERS)
+
+
 def _frames(rng, code: str, number: int, shortest_dash: int, shift: bool, noise: float, dilation: int) -> np.ndarray:
     """float32 [number, FRAME]."""
-    low, high = np.array([(1, 3) if mark == "." else (shortest_dash, 9) for mark in code]).T
+    low, high = np.array([_lengths(mark, shortest_dash) for mark in code]).T
     marks = dilation * rng.integers(low, high + 1, (number, len(code)))
     gaps = dilation * rng.integers(1, 4, (number, len(code)))
     gaps[:, -1] = 0
+    return _signal(rng, marks, gaps, FRAME, shift, noise)
+
+
+def _lengths(mark: str, shortest_dash: int) -> tuple[int, int]:
+    """Least and most values of a dot or a dash; none of anything else."""
+    return {".": (1, 3), "-": (shortest_dash, 9)}.get(mark, (0, 0))
+
+
+def _signal(rng, marks: np.ndarray, gaps: np.ndarray, values: int, shift: bool, noise: float) -> np.ndarray:
+    """float32 [N, values] of the lengths of marks and of the gaps behind them, int [N, M] both; the last gap is 0."""
     ends = np.cumsum(marks + gaps, axis=1) - gaps
     if shift:
-        ends += rng.integers(0, np.maximum(FRAME - ends[:, -1], 0) + 1)[:, None]
-    time = np.arange(FRAME)[None, None]
-    on = ((ends - marks)[..., None] <= time) & (time < ends[..., None])
-    x = np.where(on.any(1), 12 + 1.34 * rng.standard_normal((number, FRAME), np.float32), 0)
+        ends += rng.integers(0, np.maximum(values - ends[:, -1], 0) + 1)[:, None]
+    edges, row = np.zeros((len(marks), values + 1), np.int32), np.arange(len(marks))[:, None]
+    np.add.at(edges, (row, np.minimum(ends - marks, values)), 1)
+    np.add.at(edges, (row, np.minimum(ends, values)), -1)
+    on = edges.cumsum(axis=1)[:, :-1] > 0
+    x = np.where(on, 12 + 1.34 * rng.standard_normal(on.shape, np.float32), 0)
     if noise:
-        x += noise * rng.standard_normal((number, FRAME), np.float32)
+        x += noise * rng.standard_normal(on.shape, np.float32)
     return np.round(np.clip(x, 0, 16) / 16, 3).astype(np.float32)

@@ -44,6 +44,7 @@ DATASETS: dict[str, Callable[[pathlib.Path], Source]] = {
     "mnist": idx.mnist,
     "morse": morse.morse,
     "morse_difficult": morse.morse_difficult,
+    "morse_words": morse.morse_words,
     "shapes": drawn_shapes.shapes,
     "wine": sklearn_sets.wine,
 }

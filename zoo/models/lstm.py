@@ -24,7 +24,7 @@ from zoo.errors import UserError
 from zoo.models import recurrent
 from zoo.models.recurrent import Recurrent, uniform
 
-POOLS = ("last", "mean", "max", "additive", "dot")
+POOLS = ("last", "mean", "max", "additive", "dot", "none")
 
 
 SHARED = (
@@ -113,15 +113,15 @@ class LSTMLanguageModel(nn.Module):
 
 
 class LSTMClassifier(nn.Module):
-    """Tokens [B, T] (-1: padding) or vectors float [B, T, D] to logits [B, num_classes].
+    """Tokens [B, T] (-1: padding) or vectors float [B, T, D] to logits [B, num_classes], or [B, T, num_classes].
 
     Attributes, beside those of `zoo.models.recurrent.Recurrent`:
-      num_classes: width of the head; 0 returns the pooled states before it.
+      num_classes: width of the head; 0 returns the (pooled) states before it.
       vocab_size: tokens of the embedding; None: the input is vectors.
       embed_dim: of the embedding.
       pool: what stands for the whole sequence: its 'last' state (of both directions), the 'mean' or the 'max' of all
         states, or their mean weighted by attention: 'additive', or 'dot' (scaled by 1 / sqrt(width)). Its query is
-        the last state.
+        the last state. 'none': nothing does, and every step has logits of its own (those of padding mean nothing).
     """
 
     num_classes: int = 2
@@ -174,8 +174,8 @@ class LSTMClassifier(nn.Module):
         return (logits, weights) if return_weights else logits
 
     def _pool(self, h_BTH, last_BH, keep_BT):
-        if self.pool == "last":
-            return last_BH, None
+        if self.pool in ("last", "none"):
+            return last_BH if self.pool == "last" else h_BTH, None
         keep_BT = jnp.ones(h_BTH.shape[:2], bool) if keep_BT is None else keep_BT
         if self.pool == "mean":  # states of padding are zeros
             return h_BTH.sum(1) / jnp.maximum(keep_BT.sum(1, keepdims=True), 1), None

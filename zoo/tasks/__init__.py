@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from zoo import options as options_of
 from zoo.errors import lookup
-from zoo.tasks import classification, language_model, regression, segmentation, word2vec
+from zoo.tasks import classification, language_model, regression, segmentation, transcription, word2vec
 from zoo.types import Task
 
 TASKS = {
@@ -16,6 +16,7 @@ TASKS = {
     "language_model": language_model,
     "regression": regression,
     "segmentation": segmentation,
+    "transcription": transcription,
     "word2vec": word2vec,
 }
 

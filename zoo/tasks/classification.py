@@ -10,7 +10,7 @@ import numpy as np
 from zoo import losses
 from zoo.errors import UserError, lookup
 from zoo.options import check_rate
-from zoo.tasks.supervised import apply_model, init_model, masked_mean, masked_sum
+from zoo.tasks.supervised import apply_model, check_outputs, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
 
@@ -20,6 +20,8 @@ def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
         raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task regression")
     if meta.get("shapes", {}).get("label"):
         raise UserError(f"task classification: data set {meta['name']!r} has label maps; use task segmentation")
+    if "transcript" in meta.get("shapes", {}):
+        raise UserError(f"task classification: data set {meta['name']!r} has transcripts; use task transcription")
     if binary and classes != 2:
         raise UserError(f"task classification: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
     return 1 if binary else classes
@@ -36,13 +38,16 @@ def make(
     focal_alpha: float | Sequence[float] | None = None,
     class_weights: str | Sequence[float] = (),
     temperature: float = 1.0,
+    teacher: str = "",
+    teacher_share: float | None = None,
+    teacher_temperature: float | None = None,
     top_k: Sequence[int] = (),
     metrics: Sequence[str] = (),
     coverage_threshold: float | None = None,
 ) -> Task:
     """Metrics loss, accuracy and `top<k>_accuracy`, each as (sum, count), and those of `zoo.scores` that are asked for.
 
-    The loss that evaluation reports is the one that is trained, without label smoothing and class weights.
+    The loss that evaluation reports is the one that is trained, without label smoothing, class weights and teacher.
 
     Mixed examples (zoo.data.mixing: 'label_mixed' [B], 'label_share' [B]) have their loss shared between both labels
     in training; what counts as correct is 'label'.
@@ -58,6 +63,12 @@ def make(
         of the class) in the training split, as in scikit-learn. The mean is still over the number of rows, as in Keras.
       temperature: logits are divided by it, in training and evaluation: above 1, probabilities are more even. With
         --eval_only it is the temperature scaling of Guo et al. 2017 (section 4.2), to be judged by calibration_error.
+      teacher: a run folder or file of `save_weights` whose probabilities are learned too: knowledge distillation
+        (Hinton et al. 2015, arXiv:1503.02531). It sees the same augmented inputs, normalized as in this run, and needs
+        the same outputs; its own weights stand still, and are constants of the compiled step. One that was trained
+        without label smoothing teaches better (Mueller et al. 2019, arXiv:1906.02629; so it is on MNIST here).
+      teacher_share: of the training loss (0 to 1) that is T^2 times the Kullback-Leibler divergence from the teacher's
+        probabilities, both softened by T = `teacher_temperature`; default 0.9 and T = 4.
       top_k: the k for which to report how often the label is among the k largest logits.
       metrics: names of `zoo.scores.SCORES`.
       coverage_threshold: of the metric coverage; default 0.9.
@@ -69,6 +80,7 @@ def make(
     weights = _class_weights(class_weights, meta)
     if not temperature > 0:
         raise UserError(f"task classification: temperature is {temperature}; it must be above 0")
+    taught = _taught(teacher, teacher_share, teacher_temperature, outputs)
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
     if any(not 0 < k < classes for k in top_k):
@@ -76,6 +88,7 @@ def make(
 
     def logits_of(params, model_state, batch, key, *, train: bool):
         logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
+        check_outputs("classification", logits, 2, "mlp")
         return logits if temperature == 1 else logits / temperature, model_state
 
     def losses_of(logits, label, *, train: bool):
@@ -89,6 +102,8 @@ def make(
         if train and "label_mixed" in batch:  # images made of two, see zoo.data.mixing
             share = batch["label_share"]
             each = share * each + (1 - share) * losses_of(logits, batch["label_mixed"], train=train)
+        if train and taught is not None:
+            each = taught(each, logits, batch)
         correct = ((logits[:, 0] > 0) if binary else jnp.argmax(logits, -1)) == label
         sums = {"loss": masked_sum(each, mask), "accuracy": masked_sum(correct, mask)}
         for k in top_k:  # of equal logits the first counts as the largest, as in the accuracy
@@ -122,6 +137,34 @@ def _loss(name: str, outputs: int, options: Mapping):
     if "alpha" in own:
         losses.focal_weights(own["alpha"], outputs)
     return loss_of, own
+
+
+def _taught(path: str, share: float | None, temperature: float | None, outputs: int):
+    """(losses [B], logits, batch) -> losses that are the teacher's in part; None without a teacher."""
+    if not path:
+        for name, value in (("teacher_share", share), ("teacher_temperature", temperature)):
+            if value is not None:
+                raise UserError(f"task classification: {name} is {value}, but there is no teacher; set teacher too")
+        return None
+    share, temperature = 0.9 if share is None else share, 4.0 if temperature is None else temperature
+    if not 0 < share <= 1:
+        raise UserError(f"task classification: teacher_share is {share}; it must be in (0, 1]")
+    if not temperature > 0:
+        raise UserError(f"task classification: teacher_temperature is {temperature}; it must be above 0")
+    from zoo import teacher  # which makes tasks of its own
+
+    teach = teacher.logits(path, outputs)
+
+    def softened(logits):
+        logits = logits if outputs > 1 else jnp.pad(logits, ((0, 0), (1, 0)))  # of class 0, against that of class 1
+        return logits / temperature
+
+    def losses_of(each, logits, batch):
+        wanted = jax.nn.softmax(softened(jax.lax.stop_gradient(teach(batch))))
+        divergence = losses.kl_divergence(softened(logits), wanted)
+        return (1 - share) * each + share * temperature**2 * divergence
+
+    return losses_of
 
 
 def _class_weights(given: str | Sequence[float], meta: Mapping) -> np.ndarray | None:

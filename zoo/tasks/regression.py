@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo import losses
 from zoo.errors import UserError, lookup
-from zoo.tasks.supervised import apply_model, init_model, masked_mean, masked_sum
+from zoo.tasks.supervised import apply_model, check_outputs, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
 
@@ -54,6 +54,7 @@ def make(model, meta: Mapping, *, loss: str = "mse", delta: float | None = None)
 
     def loss_fn(params, model_state, batch, key, *, train: bool):
         outputs, model_state = apply_model(model, params, model_state, batch, key, train=train)
+        check_outputs("regression", outputs, 2, "mlp")
         each, prediction, target = judge(outputs, batch["target"].reshape(-1, mean.size))
         each, error, mask = jnp.mean(each, axis=1), prediction - target, batch.get("mask")
         metrics = {"loss": masked_sum(each, mask)}

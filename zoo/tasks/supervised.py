@@ -2,6 +2,8 @@
 
 import jax.numpy as jnp
 
+from zoo.errors import UserError
+
 
 def model_input(batch):
     """What the model looks at: the images, features or tokens of a batch."""
@@ -26,6 +28,13 @@ def apply_model(model, params, model_state, batch, key, *, train: bool):
         variables, model_input(batch), train=True, rngs={"dropout": key}, mutable=list(model_state)
     )
     return outputs.astype(jnp.float32), {**model_state, **updated}
+
+
+def check_outputs(task: str, outputs, rank: int, example: str) -> None:
+    """Raises UserError unless the model gives arrays of that rank."""
+    if outputs.ndim != rank:
+        wanted = ", ".join(("B", "T", "C") if rank == 3 else ("B", "C"))
+        raise UserError(f"task {task}: the model gives {list(outputs.shape)}; it must be [{wanted}], as from {example}")
 
 
 def masked_sum(values, mask=None):

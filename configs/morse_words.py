@@ -1,0 +1,17 @@
+"""Words in Morse code to letters, without being told where a letter begins (Graves et al. 2006).
+
+python train.py --config configs/morse_words.py
+"""
+
+from zoo.config import default
+
+
+def get_config():
+    config = default()
+    config.model = {"name": "lstm_classifier", "width": 64, "pool": "none"}
+    config.task = {"name": "transcription"}
+    config.data.update(name="morse_words", batch_size=100)
+    config.optim.update(name="adamw", lr=1e-2, weight_decay=0.01, clip_global_norm=1.0)
+    config.schedule.update(name="cosine", warmup_percent=5)
+    config.total_epochs = 10
+    return config

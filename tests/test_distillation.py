@@ -1,0 +1,114 @@
+"""Knowledge distillation: a teacher's softened probabilities in the training loss."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from test_classification import META, ROWS, passing
+
+import zoo
+from zoo import run, tasks
+from zoo.errors import UserError
+
+WIDTH = 7
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """(file of weights, logits of inputs)."""
+    model = zoo.create_model("mlp", num_classes=WIDTH, widths=())
+    rng = np.random.default_rng(1)
+    params = {"head": {"kernel": rng.normal(size=(WIDTH, WIDTH)), "bias": rng.normal(size=WIDTH)}}
+    variables = {"params": jax.tree.map(np.float32, params)}
+    path = tmp_path_factory.mktemp("teacher") / "weights.safetensors"
+    zoo.save_weights(path, model, variables, input_size=(WIDTH,))
+    return str(path), lambda x: np.float64(x) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    feature = np.float32(2 * rng.standard_normal((ROWS, WIDTH)))
+    return {"feature": feature, "label": rng.integers(WIDTH, size=ROWS).astype(np.int32)}
+
+
+def loss_of(batch, *, train=True, **options):
+    task = tasks.make({"name": "classification", **options}, passing(), META)
+    return float(jax.jit(lambda batch: task.loss({}, {}, batch, jax.random.key(0), train=train)[0])(batch))
+
+
+@pytest.mark.parametrize("given", [{}, {"teacher_share": 0.3, "teacher_temperature": 1.5}, {"teacher_share": 1.0}])
+def test_the_formula(teacher, batch, given):
+    path, teach = teacher
+    share, t = given.get("teacher_share", 0.9), given.get("teacher_temperature", 4.0)
+    p, log_q = softmax(teach(batch["feature"]) / t, -1), log_softmax(np.float64(batch["feature"]) / t, -1)
+    divergence = (p * (np.log(p) - log_q)).sum(-1)
+    hard = -log_softmax(np.float64(batch["feature"]), -1)[np.arange(ROWS), batch["label"]]
+    wanted = ((1 - share) * hard + share * t**2 * divergence).mean()
+    assert loss_of(batch, teacher=path, **given) == pytest.approx(wanted, rel=1e-5)
+    assert loss_of(batch, teacher=path, train=False, **given) == pytest.approx(hard.mean(), rel=1e-5)
+
+
+def test_one_logit_is_two_classes(batch, tmp_path):
+    """KL between two Bernoulli distributions."""
+    model = zoo.create_model("mlp", num_classes=1, widths=())
+    kernel = np.random.default_rng(2).normal(size=(WIDTH, 1)).astype(np.float32)
+    variables = {"params": {"head": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}}
+    zoo.save_weights(tmp_path / "w.safetensors", model, variables, input_size=(WIDTH,))
+    options = {"binary": True, "teacher": str(tmp_path / "w.safetensors"), "teacher_share": 1.0}
+    student = passing(lambda x: x[:, :1])
+    task = tasks.make({"name": "classification", **options}, student, META | {"num_classes": 2})
+    batch["label"] %= 2
+    p, q = (1 / (1 + np.exp(-np.float64(z) / 4)) for z in (batch["feature"] @ kernel, batch["feature"][:, :1]))
+    wanted = 16 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    assert float(task.loss({}, {}, batch, jax.random.key(0), train=True)[0]) == pytest.approx(wanted, rel=1e-4)
+
+
+def config(**task):
+    settings = zoo.config.default()
+    settings.model = {"name": "mlp", "widths": (16,)}
+    settings.task.update(**task)
+    settings.data.update(name="digits", batch_size=128, test=0.2)
+    settings.optim.update(name="adam", lr=1e-2)
+    settings.total_steps = 60
+    return settings
+
+
+def test_a_student_learns_from_a_teacher_alone(tmp_path):
+    """Without labels (share 1, and wrong ones at that) it does what its teacher does."""
+    taught = zoo.train(config(), tmp_path / "teacher")["metrics"]["test"]["accuracy"]
+    digits = zoo.data.load("digits")
+    wrong = digits._replace(train={**digits.train, "label": (digits.train["label"] + 1) % 10})
+    alone = config(teacher=str(tmp_path / "teacher"), teacher_share=1.0)
+    learned = zoo.train(alone, tmp_path / "student", source=wrong)["metrics"]["test"]["accuracy"]
+    assert taught > 0.8
+    assert learned < 0.1  # by the wrong labels, so that it is right about the digits
+    assert (tmp_path / "student/report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"teacher_share": 0.5}, r"teacher_share is 0\.5, but there is no teacher; set teacher too"),
+        ({"teacher_temperature": 2.0}, r"teacher_temperature is 2\.0, but there is no teacher"),
+        ({"teacher": "{path}", "teacher_share": 0.0}, r"teacher_share is 0\.0; it must be in \(0, 1\]"),
+        ({"teacher": "{path}", "teacher_temperature": 0.0}, r"teacher_temperature is 0\.0; it must be above 0"),
+        ({"teacher": "{path}"}, r"the teacher .* has 7 outputs, but the task needs 10"),
+        ({"teacher": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_mistakes(teacher, options, line):
+    given = {key: value.format(path=teacher[0]) if isinstance(value, str) else value for key, value in options.items()}
+    with pytest.raises(UserError, match=line) as error:
+        run.prepare(config(**given))
+    assert "\n" not in str(error.value)
+
+
+def test_a_probe_has_no_inputs_for_a_teacher(tmp_path):
+    model = zoo.create_model("mlp", num_classes=10, widths=())
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    zoo.save_weights(tmp_path / "w.safetensors", model, variables, input_size=(8, 8, 1))
+    settings = config(teacher=str(tmp_path / "w.safetensors"))
+    settings.probe = True
+    with pytest.raises(UserError, match=r"trains the head alone; leave task\.teacher out"):
+        run.prepare(settings)
