@@ -43,6 +43,17 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", *(f"- {line}" for line in after)])
 
 
+def goals(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of all targets: what was measured, and the goal."""
+    lines = [_row("benchmark", "figure", "measured", "goal"), _row("---", "---", "---:", "---")]
+    for name, result in results.items():
+        busy = "" if result.get("machine", {}).get("idle") else " (machine not idle)"
+        for found in result.get("targets", ()):
+            missed = ", **missed**" if found["reached"] is False else ""
+            lines.append(_row(name, found["what"], f"{found['value']:.3g}{busy}", found["target"] + missed))
+    return "\n".join(lines)
+
+
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 

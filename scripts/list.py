@@ -2,13 +2,11 @@
 
 python scripts/list.py                      # all of them
 python scripts/list.py --kind=schedules     # one kind
-python scripts/list.py --markdown           # the table in the README
-python scripts/list.py --write              # the same, written into the README
+python scripts/list.py --markdown           # the table in the README; scripts/readme.py writes it there
 """
 
 import functools
 import inspect
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -35,11 +33,7 @@ from zoo.data import augment, csv_table, curriculum, preprocess, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
 from zoo.models import dropout, normalization, recurrent
-from zoo.run_folder import write_atomically
 from zoo.tasks import segmentation
-
-README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
-MARKS = ("<!-- list -->", "<!-- end of list -->")
 
 
 class Kind(NamedTuple):
@@ -93,7 +87,6 @@ KINDS: dict[str, Kind] = {
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kind", None, "Only this kind.")
 flags.DEFINE_bool("markdown", False, "The table in the README: the names, without what they are.")
-flags.DEFINE_bool("write", False, "Write that table into the README.")
 
 
 def describe(thing: Any) -> str:
@@ -122,22 +115,11 @@ def markdown(kinds: Mapping[str, Kind]) -> str:
     return "\n".join(["| kind | setting | names |", "|---|---|---|", *rows])
 
 
-def replaced(text: str, table: str) -> str:
-    """`text` with `table` in place of what stands between MARKS."""
-    start, end = (text.find(mark) for mark in MARKS)
-    if not 0 <= start < end:
-        raise UserError(f"{README} has no {MARKS[0]} and {MARKS[1]} after it, to put the table between")
-    return f"{text[:start]}{MARKS[0]}\n{table}\n{text[end:]}"
-
-
 def main(overrides):
     if overrides:
         raise UserError("scripts/list.py has no --config settings")
     kinds = {FLAGS.kind: lookup("kind", FLAGS.kind, KINDS)} if FLAGS.kind else KINDS
-    if FLAGS.write:
-        write_atomically(README, replaced(README.read_text(), markdown(KINDS)))
-    else:
-        print((markdown if FLAGS.markdown else listing)(kinds))
+    print((markdown if FLAGS.markdown else listing)(kinds))
 
 
 if __name__ == "__main__":

@@ -294,6 +294,12 @@ def test_table(record):
         "- conv: 1x1: the machine was idle before" + idleness(older),
     ]
 
+    assert report.goals(found).splitlines()[2:] == [
+        "| models: mlp | torch / zoo | 2 (machine not idle) | at least 2.5, **missed** |",
+        "| models: mlp | cost | 1 (machine not idle) | at most 1 |",
+        "| models: mlp | other | 0.5 (machine not idle) | no goal |",
+    ]
+
 
 def idleness(result):
     others = result["machine"].get("others")

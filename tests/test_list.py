@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from zoo.errors import UserError
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import list as names  # noqa: E402
@@ -43,14 +41,6 @@ def test_all_kinds_and_the_table():
     headings = [line for line in names.listing(kinds).splitlines() if not line.startswith(" ")]
     assert headings == ["a (config.x.a)", "", "b (config.x.b)"]
     assert names.markdown(kinds).splitlines()[2:] == ["| a | `x.a` | `one`, `two` |", "| b | `x.b` | `three` |"]
-
-
-def test_writing_into_a_text():
-    before, after = "above\n<!-- list -->\n", "<!-- end of list -->\nbelow\n"
-    assert names.replaced(f"{before}old\n{after}", "new") == f"{before}new\n{after}"
-    assert names.replaced(before + after, "new") == f"{before}new\n{after}"
-    with pytest.raises(UserError, match="has no <!-- list --> and <!-- end of list -->"):
-        names.replaced(after + before, "new")
 
 
 def test_mistakes():

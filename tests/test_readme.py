@@ -14,8 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark  # noqa: E402
-import list as names  # noqa: E402
+import readme  # noqa: E402
 import results  # noqa: E402
 
 from zoo.errors import UserError  # noqa: E402
@@ -159,27 +158,22 @@ def test_the_weights_example(clone, monkeypatch, shared_data):
     assert sum(x.size for x in jax.tree.leaves(names["variables"]["params"])) == 464_154
 
 
-def test_the_results_table_is_the_evidence():
-    measured = json.loads((ROOT / "benchmarks/results.json").read_text())
-    assert results.table(measured) in README
+def test_the_tables_are_generated_from_the_evidence():
+    assert readme.rendered(README, readme.tables()) == README, "run: python scripts/readme.py"
+    assert readme.details() == readme.DETAILS.read_text(), "run: python scripts/readme.py"
+    measured = json.loads(results.FILE.read_text())
     assert set(measured) <= set(results.RECIPES)
     for row in measured.values():
         for found in row["metrics"].values():
             assert len(found["values"]) >= 3
 
 
-def test_the_speed_table_is_the_evidence():
-    files = [
-        path for path in (ROOT / "benchmarks").glob("*.json") if path.name not in ("results.json", "finetune.json")
-    ]
-    assert files
-    for path in files:
-        assert benchmark.markdown(json.loads(path.read_text())) in README
-
-
-def test_the_list_of_names_is_generated():
-    table = names.markdown(names.KINDS)
-    assert names.replaced(README, table) == README, "run: python scripts/list.py --write"
+def test_a_table_in_its_place():
+    before, after = "above\n<!-- speed: by hand -->\n", "<!-- end of speed -->\nbelow\n"
+    for old in ("old\n", ""):
+        assert readme.rendered(f"{before}{old}{after}", {"speed": r"n\1w"}) == f"{before}n\\1w\n{after}"
+    with pytest.raises(UserError, match="has no <!-- speed --> and <!-- end of speed -->"):
+        readme.rendered(after + before, {"speed": "new"})
 
 
 def test_links_in_the_readme_lead_somewhere():

@@ -8,6 +8,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -37,7 +39,9 @@ def members(data: mmap.mmap) -> dict[str, memoryview]:
     if len({info.filename for info in infos}) != len(infos):
         raise UserError("a zip archive with two members of one name")
     view = memoryview(data)
-    return {info.filename: _member(view, info) for info in infos}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # checksums are computed without Python's lock
+        contents = list(pool.map(partial(_member, view), infos))
+    return {info.filename: content for info, content in zip(infos, contents, strict=True)}
 
 
 def _member(view: memoryview, info: zipfile.ZipInfo) -> memoryview:
