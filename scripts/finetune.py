@@ -24,17 +24,22 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILE, PICTURE = ROOT / "benchmarks" / "finetune.json", ROOT / "docs" / "finetune.png"
 
 
+WAYS = ("from scratch", "probe", "fine-tuned")
+
+
 class Experiment(NamedTuple):
-    split: str  # whose accuracy counts
-    labels: Sequence[int]  # per class; 0: all
+    split: str  # whose metric counts
+    labels: Sequence[int] = (0,)  # per class; 0: all
+    metric: str = "accuracy"
+    ways: Sequence[str] = WAYS
 
 
 EXPERIMENTS = {
     "fashion_mnist_few": Experiment("test", (10, 100, 300)),
-    "hymenoptera_resnet32": Experiment("validation", (0,)),
+    "hymenoptera_resnet32": Experiment("validation"),
+    "isbi_drive": Experiment("test", metric="dice_membrane", ways=("from scratch", "fine-tuned")),
 }
 PROBE_LR = 1e-2  # a head on its own takes larger steps than a network
-WAYS = ("from scratch", "probe", "fine-tuned")
 SEEDS = range(3)  # of the new head, the order of the batches, and which labels are known
 
 
@@ -55,12 +60,12 @@ def measure(name: str, init_from: str, known: list[dict]) -> list[dict]:
     done = {(row["experiment"], row["way"], row["labels"], row["seed"]) for row in known}
     for seed in SEEDS:
         for labels in experiment.labels:
-            for way in WAYS:
+            for way in experiment.ways:
                 if (name, way, labels, seed) in done:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     found = zoo.train(settings(name, way, labels, seed, init_from), folder)
-                result = {"accuracy": found["metrics"][experiment.split]["accuracy"], "seconds": found["seconds"]}
+                result = {"value": found["metrics"][experiment.split][experiment.metric], "seconds": found["seconds"]}
                 row = {"experiment": name, "way": way, "labels": labels, "seed": seed, **result}
                 known.append(row | {"device": report.device(), "versions": report.versions()})
                 write_atomically(FILE, json.dumps(known, indent=1) + "\n")
@@ -68,10 +73,10 @@ def measure(name: str, init_from: str, known: list[dict]) -> list[dict]:
 
 
 def summary(rows: list[dict]) -> dict[tuple[str, int, str], tuple[float, float, int]]:
-    """(experiment, labels, way) -> mean and standard deviation of the accuracy in percent, and the number of seeds."""
+    """(experiment, labels, way) -> mean and standard deviation of the metric in percent, and the number of seeds."""
     groups: dict[tuple, list[float]] = {}
     for row in rows:
-        groups.setdefault((row["experiment"], row["labels"], row["way"]), []).append(100 * row["accuracy"])
+        groups.setdefault((row["experiment"], row["labels"], row["way"]), []).append(100 * row["value"])
     return {
         key: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
         for key, values in groups.items()
@@ -81,14 +86,18 @@ def summary(rows: list[dict]) -> dict[tuple[str, int, str], tuple[float, float, 
 def table(rows: list[dict]) -> str:
     """The Markdown table of the README."""
     found = summary(rows)
-    lines = ["| recipe | labels per class | " + " | ".join(WAYS) + " | seeds |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| recipe | metric | labels per class | " + " | ".join(WAYS) + " | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
     for name, experiment in EXPERIMENTS.items():
         for labels in experiment.labels:
-            cells = [found.get((name, labels, way)) for way in WAYS]
-            if all(cells):
-                values = " | ".join(f"{mean:.1f} ± {sd:.1f} %" for mean, sd, _ in cells)
-                seeds = min(number for _, _, number in cells)
-                lines.append(f"| `{name}` | {labels or 'all'} | {values} | {seeds} |")
+            cells = {way: found.get((name, labels, way)) for way in experiment.ways}
+            if all(cells.values()):
+                shown = {way: f"{mean:.1f} ± {sd:.1f} %" for way, (mean, sd, _) in cells.items()}
+                values = " | ".join(shown.get(way, "") for way in WAYS)
+                seeds = min(number for _, _, number in cells.values())
+                lines.append(f"| `{name}` | {experiment.metric} | {labels or 'all'} | {values} | {seeds} |")
     return "\n".join(lines)
 
 

@@ -21,8 +21,8 @@ def trained(monkeypatch, tmp_path):
 
     def train(config, workdir):
         configs.append(config)
-        accuracy = {"accuracy": 0.5 + config.seed / 10}
-        return {"metrics": {"test": accuracy, "validation": accuracy}, "seconds": {"train": 1.0}}
+        found = dict.fromkeys(("accuracy", "dice_membrane"), 0.5 + config.seed / 10)
+        return {"metrics": {"test": found, "validation": found}, "seconds": {"train": 1.0}}
 
     monkeypatch.setattr(zoo, "train", train)
     monkeypatch.setattr(finetune, "FILE", tmp_path / "finetune.json")
@@ -34,17 +34,21 @@ def test_every_way_has_the_same_steps_and_labels(trained):
     for name, experiment in finetune.EXPERIMENTS.items():
         trained.clear()
         rows = finetune.measure(name, "weights", [])
-        assert len(rows) == len(trained) == 3 * 3 * len(experiment.labels)
-        for scratch, probe, tuned in zip(trained[::3], trained[1::3], trained[2::3], strict=True):
-            assert (scratch.init_from, probe.init_from, tuned.init_from) == (None, "weights", "weights")
-            assert (scratch.probe, probe.probe, tuned.probe) == (False, True, False)
-            assert not probe.data.augment
-            for key in ("total_steps", "total_epochs", "seed", "schedule"):
-                assert scratch[key] == probe[key] == tuned[key]
-            for key in ("per_class", "split_seed", "batch_size"):
-                assert scratch.data[key] == probe.data[key] == tuned.data[key]
+        ways = len(experiment.ways)
+        assert len(rows) == len(trained) == 3 * ways * len(experiment.labels)
+        for scratch, *probes, tuned in zip(*(trained[i::ways] for i in range(ways)), strict=True):
+            assert (scratch.init_from, tuned.init_from) == (None, "weights")
             assert scratch.optim == tuned.optim
             assert scratch.data.augment == tuned.data.augment
+            for other in (*probes, tuned):
+                assert other.probe == (other in probes)
+                for key in ("total_steps", "total_epochs", "seed", "schedule"):
+                    assert scratch[key] == other[key]
+                for key in ("per_class", "split_seed", "batch_size"):
+                    assert scratch.data[key] == other.data[key]
+            for probe in probes:
+                assert probe.init_from == "weights"
+                assert not probe.data.augment
 
 
 def test_it_goes_on_where_it_was_stopped(trained):
@@ -57,8 +61,11 @@ def test_it_goes_on_where_it_was_stopped(trained):
         (True, "weights", 2), (False, "weights", 2),
     ]  # fmt: skip
     assert finetune.table(rows).splitlines()[2:] == [
-        "| `hymenoptera_resnet32` | all | 60.0 ± 10.0 % | 60.0 ± 10.0 % | 60.0 ± 10.0 % | 3 |"
+        "| `hymenoptera_resnet32` | accuracy | all | 60.0 ± 10.0 % | 60.0 ± 10.0 % | 60.0 ± 10.0 % | 3 |"
     ]
+    rows = finetune.measure("isbi_drive", "weights", [])
+    line = "| `isbi_drive` | dice_membrane | all | 60.0 ± 10.0 % |  | 60.0 ± 10.0 % | 3 |"
+    assert finetune.table(rows).splitlines()[2:] == [line]
 
 
 def test_the_picture_of_the_evidence(trained):
