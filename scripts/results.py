@@ -37,7 +37,7 @@ RECIPES = [path.stem for path in (ROOT / "configs").glob("*.py") if path.stem no
 SPLITS = ("test", "analogies")
 
 METRICS = ("accuracy", "r2", "mean_iou", "loss")
-PERCENT = ("accuracy",)  # shown in percent
+PERCENT = ("accuracy", "error_rate")  # shown in percent
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.", lower_bound=1)
