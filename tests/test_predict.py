@@ -240,6 +240,16 @@ def test_masks(tmp_path, monkeypatch):
     np.testing.assert_array_equal(tiled[16:-16, 16:-16][inner], found[16:-16, 16:-16][inner])
 
 
+def test_other_tasks(tmp_path):
+    """Told as such, not as 2 names that do not fit 3 outputs."""
+    model = zoo.create_model("mlp", num_classes=3, widths=())
+    variables = model.init(jax.random.key(0), np.zeros((1, 4), np.float32))
+    said = {"input_size": (4,), "mean": (0.0,), "std": (1.0,), "class_names": ("A", "B"), "task": "transcription"}
+    zoo.save_weights(tmp_path / "w", model, variables, **said)
+    with pytest.raises(UserError, match=r"w is for the task transcription; prediction is for classification, regr"):
+        predict.load(tmp_path / "w")
+
+
 def test_files_that_do_not_say_what_they_are(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "w.npz", **{"fc.weight": rng.normal(size=(3, 4)), "fc.bias": np.zeros(3)})

@@ -59,6 +59,8 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     options.check("prediction", header.metadata, given)
     known = weights.metadata(source)
     said = {name: known.get(name) for name in header.metadata.__kwdefaults__} | given
+    if said["task"] not in (None, *TASKS):
+        raise UserError(f"{source} is for the task {said['task']}; prediction is for {', '.join(TASKS)}")
     if model is not None:
         module = models.create_model(model, **(model_options or {}))
         done = weights.import_weights(module, source, input=said["input_size"])
@@ -83,10 +85,7 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     def apply(variables, batch):
         return module.apply(variables, normalize(batch), train=False).astype(jnp.float32)
 
-    predictor = Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch), statistics)
-    if predictor.task not in TASKS:
-        raise UserError(f"{source} is for the task {predictor.task}; prediction is for {', '.join(TASKS)}")
-    return predictor
+    return Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch), statistics)
 
 
 def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | None) -> Callable:
