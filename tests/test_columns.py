@@ -241,3 +241,20 @@ def test_a_category_that_is_missing_in_all_training_rows(table, mesh):
     category[:, 0] = ""
     with pytest.raises(UserError, match=r"column 'town' is missing in all 203 training rows"):
         make(table._replace(train=table.train | {"category": category}), mesh, impute="mode")
+
+
+@pytest.mark.parametrize(
+    "key, had, wanted",
+    [
+        ("label", np.int32([0, 1, 1]), [1, 0, 0]),
+        ("label", np.uint8([[[0, 1], [255, 0]]]), [[[1, 0], [255, 1]]]),  # pixels that count nowhere stay
+        ("transcript", np.int32([[0, 1, -1], [1, -1, -1]]), [[1, 0, -1], [0, -1, -1]]),
+    ],
+)
+def test_classes_are_numbered_as_in_the_earlier_run(key, had, wanted):
+    source = Source({key: had}, class_names=("dog", "cat"))
+    found = columns.as_in(source, {"class_names": np.array(["cat", "dog"])})
+    assert found.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(found.train[key], wanted)
+    assert found.train[key].dtype == had.dtype
+    assert found.test is None
