@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "configs/digits_lenet.py", "The recipe: a Python file with get_config().")
 flags.DEFINE_string("workdir", None, "The run folder; default runs/<name of the config>.")
 flags.DEFINE_bool("dry_run", False, "Show data, model, schedule and memory; train nothing.")
-flags.DEFINE_bool("eval_only", False, "Evaluate the best checkpoint of the run folder.")
+flags.DEFINE_bool("eval_only", False, "Evaluate the best checkpoint, or the last where nothing is monitored.")
 
 
 def main(overrides):

@@ -1,7 +1,7 @@
 """CBOW (mean of the neighbours) with negative sampling on Brown + Penn Treebank + tinyshakespeare, lowercased words.
 
     python train.py --config configs/cbow.py
-    python scripts/words.py --run=runs/cbow --pairs=wordvec/EN-WS-353-ALL.txt
+    python scripts/words.py --run=runs/cbow --pairs=$ZOO_DATA_DIR/wordvec/EN-WS-353-ALL.txt
 
 `benchmark.py words`, 7 seeds each, idle: WordSim-353 (Spearman) 0.265 +- 0.018, gensim 4.4 on the same words,
 size, window, negatives and epochs, at its own rate of 0.025, 0.245 +- 0.010; 3.11 million raw words/s, 1.1 times

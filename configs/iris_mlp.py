@@ -5,7 +5,7 @@
 Test accuracy 97.3 % +- 3.1, mean and standard deviation over 10 splits: --config.data.split_seed=$s
 --config.seed=$s, s = 0 to 9. The command as it stands (split 0, seed 0): 100 %.
 scikit-learn on the same 10 splits: logistic regression 95.7 % +- 3.9 (97.0 % +- 3.3 with C=10), SVC 96.3 % +- 4.0.
-Whole command: 5 s the first time, 5 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.
+Whole command: 5 s the first time, 3 s afterwards; 2 cores of an AMD EPYC (CPU) shared with other work.
 """
 
 from zoo.config import default

@@ -1,7 +1,7 @@
 """Skip-gram with negative sampling on Brown + Penn Treebank + tinyshakespeare, lowercased words.
 
     python train.py --config configs/skipgram.py
-    python scripts/words.py --run=runs/skipgram --pairs=wordvec/EN-WS-353-ALL.txt
+    python scripts/words.py --run=runs/skipgram --pairs=$ZOO_DATA_DIR/wordvec/EN-WS-353-ALL.txt
 
 `benchmark.py words`, 7 seeds each, idle: WordSim-353 (Spearman) 0.321 +- 0.024, gensim 4.4 on the same words,
 size, window, negatives and epochs, at its own rate of 0.025, 0.272 +- 0.007; 2.59 million raw words/s, 3.4 times

@@ -2,9 +2,10 @@
 
     python scripts/finetune.py fashion_mnist_few lenet5.npz
     python scripts/finetune.py hymenoptera_resnet32 resnet32-d509ac18.th
+    python scripts/finetune.py isbi_drive test_best_weights.h5
     python scripts/finetune.py                      # only the table, and docs/finetune.png
 
-All three take the recipe's steps. What benchmarks/finetune.json holds is not measured again, so that the same command
+All take the recipe's steps. What benchmarks/finetune.json holds is not measured again, so that the same command
 goes on where it was stopped.
 """
 

@@ -45,7 +45,7 @@ def load(folder: str):
 
 
 def main(overrides, folders):
-    if len(folders) != 1:
+    if overrides or len(folders) != 1:
         raise UserError("name one run folder, such as runs/shakespeare_lstm")
     if FLAGS.length < 1:
         raise UserError(f"--length is {FLAGS.length}; it must be at least 1")

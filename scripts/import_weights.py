@@ -51,7 +51,10 @@ def main(overrides, arguments):
         raise UserError("--option needs --model=NAME")
     else:
         model, _, _ = zoo.load_model(path)
-    size = tuple(int(n) for n in FLAGS.input.split(",")) if FLAGS.input else None
+    try:
+        size = tuple(int(n) for n in FLAGS.input.split(",")) if FLAGS.input else None
+    except ValueError:
+        raise UserError(f"--input={FLAGS.input}: it must be whole numbers, as in 32,32,3") from None
     done = weights.import_weights(model, path, own_rules(), input=size, seed=FLAGS.seed)
     print(shown(done.table))
     print(f"{path}: {len(done.table)} parameters by {done.rules}")

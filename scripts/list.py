@@ -58,8 +58,8 @@ KINDS: dict[str, Kind] = {
             for name in (*segmentation.PIXEL_LOSSES, *segmentation.REGION_LOSSES)
         },
     ),
-    "loss of transcription": Kind("task.name", {"ctc": losses.ctc}),
-    "loss of a teacher": Kind("task.teacher", {"kl_divergence": losses.kl_divergence}),
+    "loss of transcription": Kind("task.name=transcription", {"ctc": losses.ctc}),
+    "loss of a teacher": Kind("task.teacher=<run folder>", {"kl_divergence": losses.kl_divergence}),
     "metrics of classification": Kind("task.metrics", scores.SCORES),
     "data sets": Kind(
         "data.name",

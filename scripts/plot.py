@@ -78,7 +78,7 @@ def draw(panel, name: str, curves: list[Curve]) -> None:
 
 
 def main(overrides, folders):
-    if not folders:
+    if overrides or not folders:
         raise UserError("name at least one run folder, such as runs/digits_lenet")
     runs: dict[str, list[list[dict]]] = {}
     for folder in folders:

@@ -26,12 +26,13 @@ DETAILS = ROOT / "benchmarks" / "README.md"
 
 
 def speed() -> dict:
-    """What scripts/benchmark.py found on every machine."""
-    found = {}
-    for path in sorted(DETAILS.parent.glob("*.json")):
-        if path not in (results.FILE, finetune.FILE):
-            found |= json.loads(path.read_text())
-    return found
+    """What scripts/benchmark.py found; where there are several machines, with their names."""
+    files = sorted({*DETAILS.parent.glob("*.json")} - {results.FILE, finetune.FILE})
+    return {
+        name if len(files) == 1 else f"{path.stem}, {name}": result
+        for path in files
+        for name, result in json.loads(path.read_text()).items()
+    }
 
 
 def tables() -> dict[str, str]:

@@ -15,7 +15,6 @@ STRENGTH = {
     "cutout": 3.0, "mixup": 1.0, "cutmix": 1.0,
 }  # fmt: skip
 MIXING = ("mixup", "cutmix")
-GEOMETRIC = list(STRENGTH)[: list(STRENGTH).index("brightness")]
 
 
 @pytest.fixture

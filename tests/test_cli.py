@@ -105,7 +105,8 @@ MISTAKES = [
     (["--config.init_from=/nowhere"], "cannot read the weights /nowhere"),
     (["--eval_only"], "has no checkpoint to evaluate"),
     (["--worddir=x"], "workdir"),
-    (["extra"], "unexpected argument 'extra'"),
+    (["extra"], "unexpected argument 'extra'; give settings as --config.key=value"),
+    (["tests/tiny.py"], "unexpected argument 'tests/tiny.py'; give the recipe as --config=FILE"),
     (["--config.seed"], "needs a value"),
 ]
 
@@ -185,6 +186,17 @@ def test_dry_run_shows_everything_and_writes_nothing(run, tmp_path):
     ):
         assert shown in out, shown
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(capsys):
+    def main(overrides):
+        pathlib.Path("/no/such/folder/x.png").write_bytes(b"")
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main, ["script.py"])
+    assert exit_.value.code == 2
+    line = "error: cannot read or write /no/such/folder/x.png: No such file or directory\n"
+    assert capsys.readouterr().err == line
 
 
 def test_overrides_with_a_space():

@@ -106,6 +106,8 @@ def test_load(tmp_path):
         ("config.seed = 'x'", "seed"),
         ("config.seed =", "invalid syntax"),
         ("import no_such_module", "no_such_module"),
+        ("no_such_name", "NameError: name 'no_such_name' is not defined"),
+        ("return None", "get_config() returns NoneType; it must return the config"),
     ],
 )
 def test_load_names_the_file_and_the_mistake(tmp_path, body, message):
@@ -114,6 +116,12 @@ def test_load_names_the_file_and_the_mistake(tmp_path, body, message):
         configs.load(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
+
+
+def test_load_of_what_is_no_recipe(tmp_path):
+    (tmp_path / "notes.md").write_text("lr 0.1")
+    with pytest.raises(UserError, match=r"notes\.md is no recipe; that is a Python file with get_config\(\)"):
+        configs.load(tmp_path / "notes.md")
 
 
 def test_load_without_a_file_names_the_nearest(tmp_path):

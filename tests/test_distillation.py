@@ -80,10 +80,10 @@ def test_a_student_learns_from_a_teacher_alone(tmp_path):
     digits = zoo.data.load("digits")
     wrong = digits._replace(train={**digits.train, "label": (digits.train["label"] + 1) % 10})
     alone = config(teacher=str(tmp_path / "teacher"), teacher_share=1.0)
-    learned = zoo.train(alone, tmp_path / "student", source=wrong)["metrics"]["test"]["accuracy"]
+    zoo.train(alone, tmp_path / "student", source=wrong)
+    _, found = zoo.evaluate(alone, tmp_path / "student")  # on the right labels
     assert taught > 0.8
-    assert learned < 0.1  # by the wrong labels, so that it is right about the digits
-    assert (tmp_path / "student/report.json").exists()
+    assert found["test"]["accuracy"] > 0.7  # as good as none of the labels it was given
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,8 @@ def test_a_student_learns_from_a_teacher_alone(tmp_path):
         ({"teacher": "{path}", "teacher_temperature": 0.0}, r"teacher_temperature is 0\.0; it must be above 0"),
         ({"teacher": "{path}"}, r"the teacher .* has 7 outputs, but the task needs 10"),
         ({"teacher": "/nowhere"}, "/nowhere"),
+        ({"teacher": "{path}", "teacher_share": 1.0, "label_smoothing": 0.1}, "label_smoothing is of the labels, and"),
+        ({"teacher": "{path}", "teacher_share": 1.0, "class_weights": "balanced"}, "class_weights is of the labels"),
     ],
 )
 def test_mistakes(teacher, options, line):
@@ -102,6 +104,44 @@ def test_mistakes(teacher, options, line):
     with pytest.raises(UserError, match=line) as error:
         run.prepare(config(**given))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, options, said, line",
+    [
+        ("mlp", {"widths": ()}, {"input_size": (7,)}, r"w cannot take inputs \[\d+, 8, 8, 1\]: "),
+        (
+            "unet",
+            {"depth": 1, "width": 4},
+            {"input_size": (8, 8, 1)},
+            r"teacher .*w: the model gives \[\d+, 8, 8,",
+        ),
+        ("mlp", {"widths": ()}, {"input_size": (8, 8, 1), "task": "segmentation"}, "is for the task segmentation, and"),
+        (
+            "mlp",
+            {"widths": ()},
+            {"input_size": (8, 8, 1), "class_names": tuple("9876543210")},
+            "knows the classes 9, 8, .*; the run has 0, 1",
+        ),
+    ],
+)
+def test_teachers_of_something_else(tmp_path, name, options, said, line):
+    model = zoo.create_model(name, num_classes=10, **options)
+    variables = model.init(jax.random.key(0), np.zeros((1, *said["input_size"]), np.float32))
+    zoo.save_weights(tmp_path / "w", model, variables, **said)
+    with pytest.raises(UserError, match=line):
+        run.prepare(config(teacher=str(tmp_path / "w")))
+
+
+def test_a_teacher_has_a_temperature_of_its_own(batch, tmp_path):
+    model = zoo.create_model("mlp", num_classes=WIDTH, widths=())
+    kernel = np.random.default_rng(3).normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    losses = []
+    for temperature, factor in ((3.0, 1), (None, 3)):
+        variables = {"params": {"head": {"kernel": kernel / factor, "bias": np.zeros(WIDTH, np.float32)}}}
+        zoo.save_weights(tmp_path / "w", model, variables, input_size=(WIDTH,), temperature=temperature)
+        losses.append(loss_of(batch, teacher=str(tmp_path / "w")))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_probe_has_no_inputs_for_a_teacher(tmp_path):

@@ -272,7 +272,7 @@ def test_a_nan_gradient_beside_a_finite_loss_is_found_at_its_step(bad, log_every
             task, tx, lambda step: 0.01, dataset, None, averaging=None, log_every=log_every, total_steps=12
         )
     )
-    state = steps.first_state(task, tx, task.init(None, None), average=False)
+    state = steps.first_state(tx, task.init(None, None), average=False)
     window = steps.empty_window({"loss": (jnp.zeros(()), jnp.zeros(()))})
     for _ in range(12):
         state, window = train_step(state, window, None, jnp.uint32(0))

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -71,9 +72,9 @@ def test_the_commands_on_training(clone):
         done = run(command, clone)
         assert done.returncode == 0, (command, done.stderr)
         outputs.append(done.stdout)
-    assert json.loads((clone / "runs/a/config.json").read_text())["optim"]["lr"] == 0.004  # the second command's
+    assert json.loads((clone / "runs/a/config.json").read_text())["optim"]["lr"] == 0.002
     assert "resuming from step" in outputs[1]
-    assert "optim.lr: 0.002 -> 0.004" in outputs[1]
+    assert "already finished" in outputs[1]
     assert outputs[2].startswith("a step ")
     assert "learning rate" in outputs[3]
 
@@ -88,6 +89,11 @@ def test_inline_commands(clone):
         assert f"{command}" in README
         done = run(command, clone)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
+    letters = "python train.py --config configs/morse_words.py"
+    assert f"`{letters}`" in README
+    done = run(f"{letters} --config.total_steps=2", clone)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
     plot = "python scripts/plot.py runs/a --metrics=train/loss --out=a.png"
     assert "python scripts/plot.py runs/" in README
     done = run(plot, clone)
@@ -166,6 +172,21 @@ def test_the_tables_are_generated_from_the_evidence():
     for row in measured.values():
         for found in row["metrics"].values():
             assert len(found["values"]) >= 3
+
+
+def test_writing_the_tables(tmp_path):
+    """As they stand, in a copy."""
+    assert "`python scripts/readme.py`" in README
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    for name in ("zoo", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "README.md").write_text(README.replace("| `iris_mlp` |", "| `old` |"))
+    (tmp_path / "benchmarks/README.md").write_text("old")
+    done = run("python scripts/readme.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "README.md").read_text() == README
+    assert (tmp_path / "benchmarks/README.md").read_text() == readme.DETAILS.read_text()
 
 
 def test_a_table_in_its_place():

@@ -95,12 +95,14 @@ def test_signal_saves_and_resumes(uninterrupted, tmp_path, signum, code):
 
 
 def test_finished_run_says_so_and_evaluates(uninterrupted):
-    before = (uninterrupted / "report.json").read_bytes(), (uninterrupted / "metrics.jsonl").read_bytes()
-    again = train(uninterrupted)
+    names = ("report.json", "metrics.jsonl", "config.json", "model.json")
+    before = [(uninterrupted / name).read_bytes() for name in names]
+    again = train(uninterrupted, "--config.optim.lr=0.5")
     assert again.returncode == 0, again.stderr
     assert "already finished at step 60" in again.stdout
     assert "test accuracy" in again.stdout
-    assert ((uninterrupted / "report.json").read_bytes(), (uninterrupted / "metrics.jsonl").read_bytes()) == before
+    assert "optim.lr: 0.01 -> 0.5" in again.stdout
+    assert [(uninterrupted / name).read_bytes() for name in names] == before
 
 
 def test_longer_run_goes_on_and_tells_the_change(uninterrupted, tmp_path):

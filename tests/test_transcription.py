@@ -1,5 +1,7 @@
 """Sequences without alignment: what is read, how wrong it is, and a network that learns to read."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -77,6 +79,17 @@ def test_metrics_are_over_the_split():
     assert float(loss) == pytest.approx(wanted[:2].mean(), rel=1e-5)
 
 
+def test_padding_of_tokens_says_nothing():
+    """Whatever the logits of steps without a token are."""
+    logits, token = one_hot([[0, 3, 1, 2, 2]]), np.array([[7, 7, 7, -1, -1]])
+    model = SimpleNamespace(apply=lambda variables, x, train: logits)
+    task = tasks.make({"name": "transcription"}, model, META)
+    batch = {"token": token, "transcript": np.array([[0, 1, -1, -1]])}
+    loss, (_, found) = task.loss({}, {}, batch, None, train=False)
+    assert float(found["error_rate"][0]) == 0
+    assert float(loss) == pytest.approx(float(losses.ctc(logits[:, :3], batch["transcript"], blank=BLANK)[0]), rel=1e-5)
+
+
 def config():
     settings = zoo.config.default()
     settings.model = {"name": "lstm_classifier", "width": 32, "pool": "none"}
@@ -114,8 +127,9 @@ def test_a_network_learns_to_read(tmp_path):
             {"model": {"name": "mlp"}},
             r"task transcription: the model gives \[\d+, 3\]; it must be \[B, T, C\]",
         ),
-        ({"task": {"name": "classification"}}, "has transcripts; use task transcription"),
-        ({"task": {"name": "regression"}}, "has no targets; use task"),
+        ({"task": {"name": "classification"}}, "has no labels; use task transcription"),
+        ({"task": {"name": "segmentation"}}, "has no label maps; use task transcription"),
+        ({"task": {"name": "regression"}}, "has no targets; use task transcription"),
     ],
 )
 def test_what_does_not_fit(change, line):
@@ -140,8 +154,14 @@ def test_logits_of_every_step_are_no_classification():
 def test_other_data_has_no_transcripts():
     settings = config()
     settings.data.name = "digits"
-    with pytest.raises(UserError, match="data set 'digits' has no transcripts"):
+    with pytest.raises(UserError, match="data set 'digits' has no transcripts; use task classification"):
         run.prepare(settings)
+    source = pulses()
+    with pytest.raises(UserError, match="does not say the class_names of its symbols"):
+        run.prepare(config(), source._replace(class_names=None))
+    source.train["transcript"] = source.train["transcript"][:, 0]
+    with pytest.raises(UserError, match=r"the transcripts are \[640\]; they must be \[N, L\]"):
+        run.prepare(config(), source)
 
 
 @pytest.mark.parametrize("row, line", [([0, 2, -1], r"row 5 is \[0, 2, -1\]"), ([0, -1, 1], "-1 only behind the last")])

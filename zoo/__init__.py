@@ -8,7 +8,7 @@ from zoo import memory  # noqa: E402
 
 memory.keep_freed_pages()  # before any other import starts a thread
 
-from zoo import config, report, rng, words  # noqa: E402
+from zoo import config, report, rng, tiling, words  # noqa: E402
 from zoo.dry_run import dry_run  # noqa: E402
 from zoo.errors import UserError  # noqa: E402
 from zoo.loop import evaluate, train  # noqa: E402
@@ -32,6 +32,7 @@ __all__ = [
     "rng",
     "save_weights",
     "summary",
+    "tiling",
     "train",
     "words",
 ]

@@ -63,10 +63,15 @@ def run(main: Callable, argv: Sequence[str] | None = None, *, takes_arguments: b
             main(overrides, arguments)
             return
         if arguments:
-            raise UserError(f"unexpected argument {arguments[0]!r}; settings are given as --config.key=value")
+            what = "the recipe as --config=FILE" if arguments[0].endswith(".py") else "settings as --config.key=value"
+            raise UserError(f"unexpected argument {arguments[0]!r}; give {what}")
         main(overrides)
     except (UserError, flags.Error) as error:
         _exit(2, f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit(2, f"error: cannot read or write {error.filename}: {error.strerror}")
     except NonFiniteError as error:
         _exit(3, f"error: {error}")
     except Interrupted as error:

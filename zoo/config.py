@@ -143,6 +143,8 @@ def load(path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = ()) ->
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"no config file {str(path)!r}{did_you_mean(str(path), siblings)}")
+    if path.suffix != ".py":
+        raise UserError(f"{path} is no recipe; that is a Python file with get_config(), as configs/digits_lenet.py")
     spec = importlib.util.spec_from_file_location("zoo_recipe", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -153,8 +155,12 @@ def load(path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = ()) ->
             leaves = {key.rpartition(".")[2] for key in flat(default())} | set(default())
             raise UserError(f"{path}: unknown setting {unknown[1]!r}{did_you_mean(unknown[1], leaves)}") from None
         raise UserError(f"{path}: {_one_line(error)}") from error
-    except (TypeError, SyntaxError, ImportError) as error:
-        raise UserError(f"{path}: {_one_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # anything: the recipe is a program of the user
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returns {type(config).__name__}; it must return the config")
     return override(config, overrides)
 
 

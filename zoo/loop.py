@@ -132,11 +132,13 @@ def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
-    """Says what goes on from where, and writes config.json, model.json and preprocess.npz."""
+    """Says what goes on from where, and writes config.json, model.json and preprocess.npz, unless nothing follows."""
     if earlier:
         changed = configs.changes(earlier["config"], run.config.to_dict())
         more = f"; changed settings: {'; '.join(changed)}" if changed else ""
         print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
+        if done >= run.total_steps:
+            return
     write_atomically(folder.path / "config.json", configs.to_json(run.config))
     write_atomically(folder.path / "model.json", json.dumps(semantics.of(run.config, run.model, run.dataset), indent=2))
     if run.dataset.statistics:

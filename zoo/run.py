@@ -147,7 +147,7 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     replicated = feed.replicated(mesh)
 
     def first_state(v):
-        return step.first_state(task, tx, {**v, "params": held.project(v["params"])}, average=averages is not None)
+        return step.first_state(tx, {**v, "params": held.project(v["params"])}, average=averages is not None)
 
     init = jax.jit(first_state, out_shardings=replicated)
     steps_per_call = _steps_per_call(config.loop.steps_per_call, dataset, mesh)

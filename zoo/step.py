@@ -25,7 +25,7 @@ class Window(NamedTuple):
     bad_leaf: jax.Array  # the first parameter whose gradient was not finite then; -1: only the loss was not
 
 
-def first_state(task: Task, tx: optax.GradientTransformation, variables: Variables, *, average: bool) -> TrainState:
+def first_state(tx: optax.GradientTransformation, variables: Variables, *, average: bool) -> TrainState:
     """The state before the first step."""
     model_state = {k: v for k, v in variables.items() if k != "params"}
     state = TrainState(jnp.int32(0), variables["params"], model_state, tx.init(variables["params"]), None)

@@ -67,9 +67,9 @@ def make(
         reading = {key: options[key] for key in ("image_size", "on_error")}
         text_options = {key: options[key] for key in text.OPTIONS}
         source = load(options["name"], options["dir"], **reading, text_options=text_options)
+    _check(options["name"], source)
     if preprocess.fits(statistics, options):
         source = columns.as_in(source, statistics)
-    _check(options["name"], source)
     augments = augment.make(options["augment"])  # tells mistakes now, before anything is compiled
     for setting, wanted in (
         ("augment", augments),
@@ -164,6 +164,8 @@ def _check(name: str, source: Source) -> None:
 
 
 def _check_transcript(where: str, transcript: np.ndarray, classes: int) -> None:
+    if transcript.ndim != 2:
+        raise UserError(f"{where}: the transcripts are {list(transcript.shape)}; they must be [N, L]")
     ended = np.pad(transcript < 0, ((0, 0), (1, 0)))[:, :-1]
     wrong = (transcript >= classes) | (ended & (transcript >= 0))
     if wrong.any():

@@ -10,18 +10,16 @@ import numpy as np
 from zoo import losses
 from zoo.errors import UserError, lookup
 from zoo.options import check_rate
-from zoo.tasks.supervised import apply_model, check_outputs, init_model, masked_mean, masked_sum
+from zoo.tasks.supervised import apply_model, check_outputs, fitting, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
 
 def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
     classes = meta["num_classes"]
-    if classes is None:
-        raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task regression")
+    if classes is None or "label" not in meta.get("shapes", ("label",)):
+        raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task {fitting(meta)}")
     if meta.get("shapes", {}).get("label"):
         raise UserError(f"task classification: data set {meta['name']!r} has label maps; use task segmentation")
-    if "transcript" in meta.get("shapes", {}):
-        raise UserError(f"task classification: data set {meta['name']!r} has transcripts; use task transcription")
     if binary and classes != 2:
         raise UserError(f"task classification: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
     return 1 if binary else classes
@@ -65,8 +63,9 @@ def make(
         --eval_only it is the temperature scaling of Guo et al. 2017 (section 4.2), to be judged by calibration_error.
       teacher: a run folder or file of `save_weights` whose probabilities are learned too: knowledge distillation
         (Hinton et al. 2015, arXiv:1503.02531). It sees the same augmented inputs, normalized as in this run, and needs
-        the same outputs; its own weights stand still, and are constants of the compiled step. One that was trained
-        without label smoothing teaches better (Mueller et al. 2019, arXiv:1906.02629; so it is on MNIST here).
+        the same classes; its own weights stand still, and are constants of the compiled step. It must stay where it
+        is as long as the run is used. One that was trained without label smoothing teaches better (Mueller et al.
+        2019, arXiv:1906.02629; so it is on MNIST here).
       teacher_share: of the training loss (0 to 1) that is T^2 times the Kullback-Leibler divergence from the teacher's
         probabilities, both softened by T = `teacher_temperature`; default 0.9 and T = 4.
       top_k: the k for which to report how often the label is among the k largest logits.
@@ -80,7 +79,10 @@ def make(
     weights = _class_weights(class_weights, meta)
     if not temperature > 0:
         raise UserError(f"task classification: temperature is {temperature}; it must be above 0")
-    taught = _taught(teacher, teacher_share, teacher_temperature, outputs)
+    if teacher_share == 1 and (label_smoothing or weights is not None):
+        what = "label_smoothing" if label_smoothing else "class_weights"
+        raise UserError(f"task classification: {what} is of the labels, and teacher_share is 1: they do not count")
+    taught = _taught(teacher, teacher_share, teacher_temperature, outputs, meta)
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
     if any(not 0 < k < classes for k in top_k):
@@ -139,7 +141,7 @@ def _loss(name: str, outputs: int, options: Mapping):
     return loss_of, own
 
 
-def _taught(path: str, share: float | None, temperature: float | None, outputs: int):
+def _taught(path: str, share: float | None, temperature: float | None, outputs: int, meta: Mapping):
     """(losses [B], logits, batch) -> losses that are the teacher's in part; None without a teacher."""
     if not path:
         for name, value in (("teacher_share", share), ("teacher_temperature", temperature)):
@@ -153,7 +155,7 @@ def _taught(path: str, share: float | None, temperature: float | None, outputs: 
         raise UserError(f"task classification: teacher_temperature is {temperature}; it must be above 0")
     from zoo import teacher  # which makes tasks of its own
 
-    teach = teacher.logits(path, outputs)
+    teach = teacher.logits(path, outputs, meta)
 
     def softened(logits):
         logits = logits if outputs > 1 else jnp.pad(logits, ((0, 0), (1, 0)))  # of class 0, against that of class 1

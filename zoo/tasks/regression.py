@@ -11,13 +11,13 @@ import numpy as np
 
 from zoo import losses
 from zoo.errors import UserError, lookup
-from zoo.tasks.supervised import apply_model, check_outputs, init_model, masked_mean, masked_sum
+from zoo.tasks.supervised import apply_model, check_outputs, fitting, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
 
 def num_outputs(meta: Mapping, **_) -> int:
-    if meta["target_std"] is None:
-        raise UserError(f"task regression: data set {meta['name']!r} has no targets; use task classification")
+    if meta.get("target_std") is None:
+        raise UserError(f"task regression: data set {meta['name']!r} has no targets; use task {fitting(meta)}")
     return np.size(meta["target_std"])
 
 

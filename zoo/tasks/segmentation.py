@@ -16,7 +16,7 @@ from zoo import losses, segmentation_losses
 from zoo.errors import UserError, lookup
 from zoo.metrics import class_words
 from zoo.options import check_rate
-from zoo.tasks.supervised import apply_model, init_model
+from zoo.tasks.supervised import apply_model, fitting, init_model
 from zoo.types import Task
 
 PIXEL_LOSSES = {"cross_entropy": segmentation_losses.cross_entropy_map, "focal": segmentation_losses.focal_map}
@@ -35,8 +35,8 @@ OPTIONS = {
 
 def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
     classes = meta["num_classes"]
-    if classes is None or len(meta.get("shapes", {}).get("label", (0, 0))) != 2:
-        raise UserError(f"task segmentation: data set {meta['name']!r} has no label maps; use another task")
+    if classes is None or len(meta.get("shapes", {"label": (0, 0)}).get("label", ())) != 2:
+        raise UserError(f"task segmentation: data set {meta['name']!r} has no label maps; use task {fitting(meta)}")
     if binary and classes != 2:
         raise UserError(f"task segmentation: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
     return 1 if binary else classes

@@ -1,8 +1,24 @@
 """What all tasks on (input, answer) pairs share: applying the model, and exact masked sums."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 
 from zoo.errors import UserError
+
+
+def fitting(meta: Mapping) -> str:
+    """The name of the task that a data set is for."""
+    shapes = meta.get("shapes", {})
+    if "transcript" in shapes:
+        return "transcription"
+    if "start" in shapes:
+        return "language_model"
+    if "words" in meta:
+        return "word2vec"
+    if len(shapes.get("label", ())) == 2:
+        return "segmentation"
+    return "regression" if meta.get("num_classes") is None else "classification"
 
 
 def model_input(batch):

@@ -4,8 +4,9 @@ The model gives every step a distribution over the symbols and a blank, the last
 connectionist temporal classification (Graves et al. 2006, `zoo.losses.ctc`). What is read is the best path (section
 3.2): the likeliest output of every step, repetitions merged, blanks left out.
 
-Batch: 'feature' float [B, T, D] or 'token' int32 [B, T], 'transcript' int32 [B, L] (-1: padding, at the end), and
-'mask' [B], the real rows of an evaluation. All steps of the input count, so that zeros behind its end are input too.
+Batch: 'feature' float [B, T, D] or 'token' int32 [B, T], 'transcript' int32 [B, L] (-1: padding, at the end, in both),
+and 'mask' [B], the real rows of an evaluation. All steps of features count: zeros behind their end are input too. A row
+whose transcript no alignment gives, because it has more symbols (and repetitions) than steps, has a loss of about 1e5.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 
 from zoo import losses
 from zoo.errors import UserError
-from zoo.tasks.supervised import apply_model, check_outputs, init_model, masked_mean, masked_sum
+from zoo.tasks.supervised import apply_model, check_outputs, fitting, init_model, masked_mean, masked_sum
 from zoo.types import Task
 
 
 def num_outputs(meta: Mapping) -> int:
     if "transcript" not in meta["shapes"]:
-        raise UserError(f"task transcription: data set {meta['name']!r} has no transcripts; use another task")
+        raise UserError(f"task transcription: data set {meta['name']!r} has no transcripts; use task {fitting(meta)}")
+    if meta["num_classes"] is None:
+        raise UserError(f"task transcription: data set {meta['name']!r} does not say the class_names of its symbols")
     return meta["num_classes"] + 1
 
 
@@ -40,8 +43,10 @@ def make(model, meta: Mapping) -> Task:
         logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
         check_outputs("transcription", logits, 3, "lstm_classifier with pool='none'")
         transcript, mask = batch["transcript"], batch.get("mask")
-        each = losses.ctc(logits, transcript, blank=blank)
-        errors = edit_distance(best_path(logits, blank), transcript)
+        keep = batch["token"] >= 0 if "token" in batch else None
+        each = losses.ctc(logits, transcript, keep, blank=blank)
+        read = best_path(logits, blank)
+        errors = edit_distance(read if keep is None else jnp.where(keep, read, -1), transcript)
         wrong, _ = masked_sum(errors, mask)
         symbols, _ = masked_sum(jnp.sum(transcript >= 0, axis=1), mask)
         metrics = {
