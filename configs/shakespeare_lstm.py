@@ -1,8 +1,10 @@
 """A character LSTM (2 layers of 512) on tinyshakespeare; the last 10 % are held out.
 
-python train.py --config configs/shakespeare_lstm.py
-python scripts/generate.py runs/shakespeare_lstm --prompt="ROMEO:" --temperature=0.8
+    python train.py --config configs/shakespeare_lstm.py
+    python scripts/generate.py runs/shakespeare_lstm --prompt="ROMEO:" --temperature=0.8
 
+Seed 0 alone was measured: 1.688 nats per character on the test part, 1.564 on the validation part before it; 23 minutes
+on 2 cores of an AMD EPYC (CPU) that other work shared. The network still learns then.
 """
 
 from zoo.config import default
