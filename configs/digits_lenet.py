@@ -3,7 +3,7 @@
     python train.py --config configs/digits_lenet.py
 
 Test accuracy (359 digits held out) 99.39 % +- 0.12 over the seeds 0 to 4 (mean and standard deviation; the averaged
-weights). Whole command: 8 to 9 s the first time, 6 s afterwards; 2 idle cores of an AMD EPYC (CPU).
+weights). Whole command: 8 to 11 s the first time, 6 s afterwards; 2 idle cores of an AMD EPYC (CPU).
 """
 
 from zoo.config import default
