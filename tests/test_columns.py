@@ -258,3 +258,11 @@ def test_classes_are_numbered_as_in_the_earlier_run(key, had, wanted):
     np.testing.assert_array_equal(found.train[key], wanted)
     assert found.train[key].dtype == had.dtype
     assert found.test is None
+
+
+def test_a_label_out_of_range_is_none_of_the_earlier_run_either(table, mesh):
+    """Label 2 of two classes, where the earlier run had three."""
+    labelled = table.train | {"label": np.int32(np.arange(ROWS) % 3)}
+    first = make(table._replace(train=labelled, class_names=("a", "no", "yes")), mesh)
+    with pytest.raises(UserError, match="label 2 in row 2 is out of range; there are 2 classes"):
+        make(table._replace(train=labelled), mesh, first.statistics)

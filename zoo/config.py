@@ -208,9 +208,8 @@ def _find(config: ConfigDict, key: str) -> ConfigDict:
 
 def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
     kind = group.get_type(leaf) if leaf in group else type(None)
-    if (
-        isinstance(value, str) and kind is not str and not (kind is object and value.isalpha())
-    ):  # 'none' is a name there
+    name = kind is object and isinstance(value, str) and value.isalpha()  # as 'none' is for data.normalize
+    if isinstance(value, str) and kind is not str and not name:
         value = _literal(value)
     try:
         if value is None and group.get(leaf) is not None and flat(default()).get(key) is not None:
