@@ -72,6 +72,17 @@ def test_a_run_predicts_what_its_evaluation_found(run):
     assert done.stdout.splitlines()[0].startswith(f"{rows[0]['input']}: {rows[0]['class1']} {percent}, ")
 
 
+@pytest.mark.parametrize("normalize", ["lda", ("standardize", "pca:20")])
+def test_images_become_features_as_in_training(run, tmp_path, normalize):
+    config = zoo.config.load("tests/tiny.py", [("total_steps", "30"), ("averaging.name", "none")])
+    config.data.normalize = normalize
+    accuracy = zoo.train(config, tmp_path)["metrics"]["test"]["accuracy"]
+    called, inputs = predict.read(predictor := predict.load(tmp_path), [str(run[1])])
+    classes = predict.outputs(predictor, inputs).argmax(1)
+    right = [pathlib.Path(name).parent.name == str(found) for name, found in zip(called, classes, strict=True)]
+    assert np.mean(right) == accuracy > 0.3
+
+
 def test_a_run_says_what_it_is(run):
     model, variables, said = zoo.load_model(run[0])
     assert model == zoo.create_model("mlp", widths=(32,), norm="batch", dropout=0.1)

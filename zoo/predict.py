@@ -20,6 +20,7 @@ from zoo import models, options, tiling, weights
 from zoo.data import columns, csv_table, feed, folder, preprocess, text
 from zoo.errors import UserError, did_you_mean, lookup
 from zoo.models import unet
+from zoo.tasks.supervised import model_input
 from zoo.types import Variables
 from zoo.weights import header
 
@@ -78,6 +79,8 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     needed = ("input_size",) if said["vocab"] or statistics else ("input_size", "mean", "std")
     if missing := [name for name in needed if not said[name]]:
         raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
+    if statistics and "image_shape" in statistics:  # the model sees features of them
+        said["input_size"] = statistics["image_shape"].tolist()
     variables = jax.device_put(variables)
     normalize = _normalization(said, statistics)
 
@@ -106,7 +109,7 @@ def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | 
         parts = {"feature": slice(numbers), "category": slice(numbers, None)}
         parts = {key: part for key, part in parts.items() if numbers or key == "category"}
         return lambda batch: normalize({key: batch[:, part] for key, part in parts.items()})["feature"]
-    return lambda batch: normalize({key: batch[..., ::-1] if flip else batch})[key]
+    return lambda batch: model_input(normalize({key: batch[..., ::-1] if flip else batch}))
 
 
 def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:

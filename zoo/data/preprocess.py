@@ -6,6 +6,7 @@ or prediction repeats them, whatever has become of the data:
     settings                         JSON of the settings they were fitted for
     fill, category_fill, levels/<i>  of columns with missing values and of categories, see zoo.data.columns
     normalize/<i>/<name>/<array>     of the i-th normalization
+    image_shape                      height, width and channels of images of which 'pca' or 'lda' makes features
     target                           mean, standard deviation and minimum of the targets, [3] or [3, K]
     class_names, feature_names, category_names
 """
@@ -154,6 +155,8 @@ def fit(
         x = np.where(np.isnan(x), statistics["fill"], x)
     for i, (name, number) in enumerate(steps):
         if name in LINEAR:
+            if x.ndim == 4 and name != "zca":
+                statistics["image_shape"] = np.array(x.shape[1:])
             arrays = LINEAR[name](x.reshape(len(x), -1).astype(np.float64), train.get("label"), *number)
         else:
             arrays = SCALINGS[name](x)
