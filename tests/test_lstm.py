@@ -65,6 +65,68 @@ def test_a_tied_head_is_the_embedding():
     np.testing.assert_allclose(model.apply({"params": params}, TOKENS), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["last", "max"])
+def test_what_leaves_the_last_layer_is_dropped_before_it_is_pooled(pool):
+    options = {"vocab_size": 11, "num_classes": 0, "pool": pool, "width": 64, "dropout": 0.5, "variational": True}
+    model = create_model("lstm_classifier", **options)
+    variables = model.init({"params": jax.random.key(0)}, TOKENS)
+    stretched = {**variables["params"], "embed": {"embedding": 50 * variables["params"]["embed"]["embedding"]}}
+    pooled = model.apply({"params": stretched}, TOKENS[:, :1], train=True, rngs={"dropout": jax.random.key(1)})
+    assert 0.3 < np.mean(pooled == 0) < 0.7
+    assert pooled.min() < -1.05  # kept states are twice what they were
+
+
+def test_an_empty_sequence_has_states_of_zero():
+    model = create_model("lstm_classifier", vocab_size=11, num_classes=0, pool="max", **TINY)
+    variables = model.init({"params": jax.random.key(0)}, TOKENS)
+    np.testing.assert_array_equal(model.apply(variables, np.full((2, 6), -1, np.int32)), 0)
+
+
+BFLOAT16 = {
+    "lstm_lm": ({"num_classes": 11}, TOKENS),
+    "tied": ({"num_classes": 11, "tied": True, "cell": "gru"}, TOKENS),
+    "additive": ({"vocab_size": 11, "pool": "additive"}, PADDED),
+    "mean": ({"vocab_size": 11, "pool": "mean", "cell": "rnn"}, PADDED),
+}
+
+
+@pytest.mark.parametrize("case", BFLOAT16)
+def test_bfloat16_is_of_the_products_and_close_to_float32(case):
+    """Forward and backward: operands of every product with a kernel, and nothing that comes out of one."""
+    options, x = BFLOAT16[case]
+    model = create_model("lstm_classifier" if "vocab_size" in options else "lstm_lm", **options, **TINY)
+    rounded = model.clone(dtype="bfloat16")
+    variables = model.init({"params": jax.random.key(0)}, x)
+    assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes(rounded, x)) == jax.tree.map(
+        lambda s: (s.shape, s.dtype), shapes(model, x)
+    )
+
+    def loss(model, variables):
+        return jnp.sum(jnp.sin(model.apply(variables, x)))
+
+    (a, found), (b, wanted) = (jit(jax.value_and_grad(partial(loss, m)))(variables) for m in (rounded, model))
+    assert a != b
+    np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02)
+    for g, w in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert g.dtype == jnp.float32
+        np.testing.assert_allclose(g, w, atol=0.03 * np.abs(w).max() + 1e-3)
+    jaxpr = jax.make_jaxpr(jax.grad(partial(loss, rounded)))(variables).jaxpr
+    products = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    of_kernels = [e for e in products if not e.params["dimension_numbers"][1][0]]  # attention's have a batch dimension
+    assert len(of_kernels) >= 11
+    assert {v.aval.dtype.name for e in of_kernels for v in e.invars} == {"bfloat16"}
+    assert {v.aval.dtype.name for e in products for v in e.outvars} == {"float32"}
+
+
+def equations(jaxpr):
+    """Every equation, those of loops and custom gradients too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                yield from equations(inner)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_padding_changes_nothing(pool):
     model = create_model("lstm_classifier", vocab_size=11, embed_dim=5, pool=pool, depth=2, **TINY)

@@ -89,7 +89,7 @@ def test_gradients_are_those_of_a_plain_scan(cell, reverse):
         return jax.lax.scan(step, carry, (inputs, keep), reverse=reverse)
 
     def ours(*arguments):
-        return recurrent.run(cell, reverse, *arguments, keep, drop)
+        return recurrent.run(cell, reverse, jnp.float32, *arguments, keep, drop)
 
     def scalar(fn, *arguments):
         last, h = fn(*arguments)

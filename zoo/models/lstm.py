@@ -22,22 +22,16 @@ import jax.numpy as jnp
 
 from zoo.errors import UserError
 from zoo.models import recurrent
+from zoo.models.layers import DTYPES, dense_product, product
 from zoo.models.recurrent import Recurrent, uniform
 
 POOLS = ("last", "mean", "max", "additive", "dot", "none")
 
 
 SHARED = (
-    "width",
-    "depth",
-    "cell",
-    "biases",
-    "forget_bias",
-    "init_scale",
-    "dropout",
-    "variational",
-    "recurrent_dropout",
-)
+    "width", "depth", "cell", "biases", "forget_bias", "init_scale", "dropout", "variational", "recurrent_dropout",
+    "dtype",
+)  # fmt: skip
 
 
 def _shared(model) -> dict:
@@ -45,13 +39,20 @@ def _shared(model) -> dict:
     return {key: getattr(model, key) for key in SHARED}
 
 
+def dense(model, features: int, **options) -> nn.Dense:
+    """A dense layer in the dtype of the model."""
+    return nn.Dense(features, dot_general=dense_product(model.dtype), **options)
+
+
 class TiedHead(nn.Module):
     """x [B, T, D] times the embedding [V, D], and a bias."""
+
+    dtype: str
 
     @nn.compact
     def __call__(self, x_BTD, embedding_VD):
         bias = self.param("bias", nn.initializers.zeros, embedding_VD.shape[:1])
-        return jnp.einsum("btd,vd->btv", x_BTD, embedding_VD) + bias[None, None]
+        return product(x_BTD, embedding_VD.T, DTYPES[self.dtype]) + bias[None, None]
 
 
 class LSTMLanguageModel(nn.Module):
@@ -77,6 +78,7 @@ class LSTMLanguageModel(nn.Module):
     dropout: float = 0.0
     variational: bool = False
     recurrent_dropout: float = 0.0
+    dtype: str = "float32"
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,9 +108,9 @@ class LSTMLanguageModel(nn.Module):
         if not self.num_classes:
             logits = x_BTH
         elif self.tied:
-            logits = TiedHead(name="head")(x_BTH, embed.embedding)
+            logits = TiedHead(self.dtype, name="head")(x_BTH, embed.embedding)
         else:
-            logits = nn.Dense(self.num_classes, kernel_init=init, name="head")(x_BTH)
+            logits = dense(self, self.num_classes, kernel_init=init, name="head")(x_BTH)
         return (logits, carry) if return_carry else logits
 
 
@@ -138,6 +140,7 @@ class LSTMClassifier(nn.Module):
     dropout: float = 0.0
     variational: bool = False
     recurrent_dropout: float = 0.0
+    dtype: str = "float32"
 
     def __post_init__(self):
         super().__post_init__()
@@ -167,10 +170,11 @@ class LSTMClassifier(nn.Module):
         carry, h_BTH = stack(x, keep_BT=keep_BT, train=train)
         top = f"layer{self.depth}"
         last = [carry[top]["h"]] + ([carry[f"{top}_reverse"]["h"]] if self.bidirectional else [])
-        pooled, weights = self._pool(h_BTH, jnp.concatenate(last, axis=-1), keep_BT)
+        last_BH = nn.Dropout(self.dropout, deterministic=not train, name="dropout_last")(jnp.concatenate(last, axis=-1))
+        pooled, weights = self._pool(h_BTH, last_BH, keep_BT)
         if return_weights and weights is None:
             raise UserError(f"lstm_classifier: pool {self.pool!r} has no weights to return; use 'additive' or 'dot'")
-        logits = nn.Dense(self.num_classes, name="head")(pooled) if self.num_classes else pooled
+        logits = dense(self, self.num_classes, name="head")(pooled) if self.num_classes else pooled
         return (logits, weights) if return_weights else logits
 
     def _pool(self, h_BTH, last_BH, keep_BT):
@@ -180,11 +184,12 @@ class LSTMClassifier(nn.Module):
         if self.pool == "mean":  # states of padding are zeros
             return h_BTH.sum(1) / jnp.maximum(keep_BT.sum(1, keepdims=True), 1), None
         if self.pool == "max":
-            return jnp.max(h_BTH, axis=1, where=keep_BT[..., None], initial=-1), None  # states are in -1..1
-        query = nn.Dense(self.width, use_bias=False, name="query")(last_BH)
-        key = nn.Dense(self.width, use_bias=self.pool == "additive", name="key")(h_BTH)
+            greatest_BH = jnp.max(h_BTH, axis=1, where=keep_BT[..., None], initial=-jnp.inf)
+            return jnp.where(keep_BT.any(1, keepdims=True), greatest_BH, 0), None  # 0 of an empty sequence
+        query = dense(self, self.width, use_bias=False, name="query")(last_BH)
+        key = dense(self, self.width, use_bias=self.pool == "additive", name="key")(h_BTH)
         if self.pool == "additive":
-            score_BT = nn.Dense(1, use_bias=False, name="score")(jnp.tanh(key + query[:, None]))[..., 0]
+            score_BT = dense(self, 1, use_bias=False, name="score")(jnp.tanh(key + query[:, None]))[..., 0]
         else:
             score_BT = jnp.einsum("bth,bh->bt", key, query) * self.width**-0.5
         weights = jax.nn.softmax(score_BT, axis=-1, where=keep_BT)

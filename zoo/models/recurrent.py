@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
+from zoo.models.layers import DTYPES, dense_product, product
 from zoo.options import check_rate
 
 Carry = dict[str, jax.Array]  # 'h' [B, H], and 'c' [B, H] of an LSTM
@@ -62,30 +63,33 @@ def _masked_step(cell: Cell, keep_B1, carry, input_BG, recurrent_BG):
     return new if keep_B1 is None else jax.tree.map(partial(jnp.where, keep_B1), new, carry)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def run(cell: Cell, reverse: bool, carry: Carry, input_TBG, kernel_HG, bias_G, keep_TB1=None, drop_BH=None):
-    """The recurrent part of a layer: (last carry, h_TBH).
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def run(cell: Cell, reverse: bool, dtype, carry: Carry, input_TBG, kernel_HG, bias_G, keep_TB1=None, drop_BH=None):
+    """The recurrent part of a layer: (last carry, h_TBH), float32.
 
     Args:
       cell: one of CELLS.
       reverse: from the last step to the first.
+      dtype: that the operands of the recurrent product are rounded to.
       carry: before the first step.
       input_TBG: products of the inputs with their kernel, and their bias.
       kernel_HG, bias_G: of the recurrent product.
       keep_TB1: bool; where False, the carry stays as it is. None: all True.
       drop_BH: factors on h before the recurrent product, the same in all steps. None: ones.
     """
-    return _run(cell, reverse, carry, input_TBG, kernel_HG, bias_G, keep_TB1, drop_BH)[0]
+    return _run(cell, reverse, dtype, carry, input_TBG, kernel_HG, bias_G, keep_TB1, drop_BH)[0]
 
 
 def _dropped(h, drop_BH):
     return h if drop_BH is None else h * drop_BH
 
 
-def _run(cell, reverse, carry, input_TBG, kernel_HG, bias_G, keep_TB1, drop_BH):
+def _run(cell, reverse, dtype, carry, input_TBG, kernel_HG, bias_G, keep_TB1, drop_BH):
+    rounded_HG = kernel_HG.astype(dtype)
+
     def step(carry, inputs):
         input_BG, keep_B1 = inputs
-        recurrent_BG = _dropped(carry["h"], drop_BH) @ kernel_HG + bias_G[None]
+        recurrent_BG = product(_dropped(carry["h"], drop_BH), rounded_HG, dtype) + bias_G[None]
         new = _masked_step(cell, keep_B1, carry, input_BG, recurrent_BG)
         return new, (new["h"], carry, recurrent_BG)
 
@@ -93,21 +97,25 @@ def _run(cell, reverse, carry, input_TBG, kernel_HG, bias_G, keep_TB1, drop_BH):
     return (last, h_TBH), (before, input_TBG, recurrent_TBG, kernel_HG, keep_TB1, drop_BH)
 
 
-def _run_backward(cell, reverse, residuals, grads):
+def _run_backward(cell, reverse, dtype, residuals, grads):
     before, input_TBG, recurrent_TBG, kernel_HG, keep_TB1, drop_BH = residuals
     last_grad, h_grad_TBH = grads
-    kernel_GH = kernel_HG.T
+    kernel_GH = kernel_HG.T.astype(dtype)
 
     def step(grad, inputs):
         h_grad, keep_B1, *point = inputs
         _, pull = jax.vjp(partial(_masked_step, cell, keep_B1), *point)
         grad, input_grad, recurrent_grad = pull({**grad, "h": grad["h"] + h_grad})
-        return {**grad, "h": grad["h"] + _dropped(recurrent_grad @ kernel_GH, drop_BH)}, (input_grad, recurrent_grad)
+        return {**grad, "h": grad["h"] + _dropped(product(recurrent_grad, kernel_GH, dtype), drop_BH)}, (
+            input_grad,
+            recurrent_grad,
+        )
 
     inputs = (h_grad_TBH, keep_TB1, before, input_TBG, recurrent_TBG)
     grad, (input_grad, recurrent_grad) = jax.lax.scan(step, last_grad, inputs, reverse=not reverse)
     h_TBH = before["h"] if drop_BH is None else before["h"] * drop_BH[None]
-    kernel_grad = jnp.einsum("tbh,tbg->hg", h_TBH, recurrent_grad)
+    operands = (array.astype(dtype) for array in (h_TBH, recurrent_grad))
+    kernel_grad = jnp.einsum("tbh,tbg->hg", *operands, preferred_element_type=jnp.float32)
     return grad, input_grad, kernel_grad, recurrent_grad.sum((0, 1)), None, None
 
 
@@ -138,6 +146,7 @@ class Layer(nn.Module):
     forget_bias: float
     kernel_init: nn.initializers.Initializer
     recurrent_dropout: float
+    dtype: str
     reverse: bool = False
 
     @nn.compact
@@ -149,13 +158,14 @@ class Layer(nn.Module):
             bias = jnp.zeros(shape, dtype)
             return bias.at[self.width : 2 * self.width].set(self.forget_bias) if self.cell == "lstm" else bias
 
-        input_TBG = nn.Dense(columns, kernel_init=self.kernel_init, bias_init=bias_init, name="input")(x_TBD)
+        options = {"kernel_init": self.kernel_init, "bias_init": bias_init, "name": "input"}
+        input_TBG = nn.Dense(columns, dot_general=dense_product(self.dtype), **options)(x_TBD)
         shape = (self.width, columns)
         kernel, bias = RecurrentKernel(shape, self.biases == 2, self.kernel_init, name="recurrent")()
         if train and self.recurrent_dropout:
             kept = 1 - self.recurrent_dropout
             drop_BH = jax.random.bernoulli(self.make_rng("dropout"), kept, carry["h"].shape) / kept
-        carry, h_TBH = run(cell, self.reverse, carry, input_TBG, kernel, bias, keep_TB1, drop_BH)
+        carry, h_TBH = run(cell, self.reverse, DTYPES[self.dtype], carry, input_TBG, kernel, bias, keep_TB1, drop_BH)
         return carry, h_TBH if keep_TB1 is None else jnp.where(keep_TB1, h_TBH, 0)
 
 
@@ -173,6 +183,7 @@ class Recurrent(nn.Module):
       dropout: rate on what enters and leaves each layer (Zaremba et al. 2014).
       variational: the same mask at all time steps (Gal & Ghahramani 2016).
       recurrent_dropout: rate on h where it enters the recurrent product, with one mask for all time steps.
+      dtype: what the operands of matrix products are rounded to, 'float32' or 'bfloat16'; all else is float32.
     """
 
     width: int
@@ -185,6 +196,7 @@ class Recurrent(nn.Module):
     dropout: float = 0.0
     variational: bool = False
     recurrent_dropout: float = 0.0
+    dtype: str = "float32"
 
     def initial_carry(self, rows: int) -> dict[str, Carry]:
         """Zeros, for `rows` sequences."""
@@ -209,6 +221,7 @@ class Recurrent(nn.Module):
                     forget_bias=self.forget_bias,
                     kernel_init=uniform(self.init_scale or self.width**-0.5),
                     recurrent_dropout=self.recurrent_dropout,
+                    dtype=self.dtype,
                     reverse=name.endswith("_reverse"),
                     name=name,
                 )
@@ -227,6 +240,7 @@ def uniform(scale: float) -> nn.initializers.Initializer:
 def check_options(name: str, model) -> None:
     """Raises UserError where an option that all recurrent models share makes no sense."""
     lookup(f"cell of {name}", model.cell, CELLS)
+    lookup(f"dtype of {name}", model.dtype, DTYPES)
     check_rate(name, dropout=model.dropout, recurrent_dropout=model.recurrent_dropout)
     for key in ("width", "depth"):
         if (value := getattr(model, key)) < 1:
