@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zoo import config, data
-from zoo.data import border_weights
+from zoo.data import border_weights, feed
 from zoo.errors import UserError
 from zoo.types import Source
 
@@ -327,6 +327,58 @@ def test_labels_out_of_range(images, maps, mesh):
             make(images._replace(test=held_out), mesh)
     with pytest.raises(UserError, match=r"label maps \[20, 8, 11\] for images \[20, 8, 12, 2\]; they must be"):
         make(maps._replace(train=maps.train | {"label": label[:, :, 1:]}), mesh)
+
+
+X, Y = np.zeros((40, 6), np.float32), np.arange(40, dtype=np.int32) % 2
+
+
+@pytest.mark.parametrize(
+    "train, line",
+    [
+        ({"features": X, "labels": Y}, r"train has 'features', 'labels'; it needs one of image,"),
+        ({"feature": X, "label": Y[:30]}, r"unequal numbers of rows: .*40, .*30"),
+        ({"feature": X, "label": Y[:, None]}, r"'label' is int32\[40, 1\]; it must be integers \[N"),
+        ({"feature": X, "label": Y > 0}, r"'label' is bool\[40\]; it must be integers"),
+        ({"feature": X, "label": Y / 1}, r"'label' is float64\[40\]; it must be integers"),
+        ({"feature": X, "label": Y.astype(str)}, r"'label' is <U11\[40\]; it must be integers"),
+        ({"feature": X[:, 0], "label": Y}, r"'feature' is float32\[40\]; it must be floats \[N, D\]"),
+        ({"feature": X.tolist(), "label": Y}, r"'feature' is list; it must be an array"),
+        ({"image": X, "target": Y / 2}, r"'image' is float32\[40, 6\]; it must be uint8 or floats \[N, H, W, C\]"),
+        ({"feature": X, "label": np.zeros((40, 2, 2), int)}, r"label maps \[40, 2, 2\] for images none"),
+    ],
+)
+def test_arrays_that_make_no_data_set(mesh, train, line):
+    with pytest.raises(UserError, match=line) as error:
+        make(Source(train, class_names=("a", "b")), mesh)
+    assert "\n" not in str(error.value)
+
+
+def test_splits_that_do_not_fit_each_other(mesh):
+    numbers = Source({"feature": X, "target": Y / 2})
+    with pytest.raises(UserError, match=r"'mine', test: 'feature' is float32\[N, 4\]; in train it is float32\[N, 6\]"):
+        make(numbers._replace(test={"feature": X[:, :4], "target": Y / 2}), mesh)
+    with pytest.raises(UserError, match=r"'mine', test has 'feature'; train has 'feature', 'target'"):
+        make(numbers._replace(test={"feature": X}), mesh)
+
+
+def test_what_is_no_source(mesh):
+    with pytest.raises(UserError, match=r"the data is a dict; it must be a zoo\.Source\(train="):
+        make({"train": {"feature": X, "label": Y}}, mesh)
+    with pytest.raises(UserError, match=r"train has labels, but no class_names; name them"):
+        make(Source({"feature": X, "label": Y}), mesh)
+
+
+def test_the_data_of_a_caller_is_not_called_by_the_name_of_another_set(mesh):
+    with pytest.raises(UserError, match=r"^data set '\(given\)', train has labels"):
+        make(Source({"feature": X, "label": Y}), mesh, name="digits")
+
+
+def test_many_images_are_resized_in_parts(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (11, 6, 5, 3), np.uint8)
+    whole = feed.resized(image, 9)
+    monkeypatch.setattr(feed, "RESIZED", 4)
+    np.testing.assert_array_equal(feed.resized(image, 9), whole)
+    assert whole.std() > 30
 
 
 def test_drawn_shapes(mesh):

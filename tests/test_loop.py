@@ -15,7 +15,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import zoo
-from zoo import checkpoint, compilation, loop
+from zoo import checkpoint, compilation, loop, run_folder
 from zoo import step as steps
 from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.step import Window
@@ -35,9 +35,13 @@ def lines(workdir):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """The order of what the loop does: ('step', k) when step k is dispatched, 'fetch' when it waits for the device."""
+    """The order of what the loop does: ('step', k) when step k is dispatched, 'fetch' when it waits for the device.
+
+    A number that is read by float, int, bool, item or tolist counts too (what NumPy reads on the CPU does not).
+    """
     events = []
     prepare, device_get = loop.prepare, jax.device_get
+    array, read = type(jnp.zeros(1)), type(jnp.zeros(1))._value.fget
 
     def watched_prepare(*args):
         run = prepare(*args)
@@ -50,10 +54,13 @@ def watched(monkeypatch):
 
     def watched_get(tree):
         events.append(("window",) if isinstance(tree, Window) else ("fetch",))
-        return device_get(tree)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(array, "_value", property(read))
+            return device_get(tree)
 
     monkeypatch.setattr(loop, "prepare", watched_prepare)
     monkeypatch.setattr(jax, "device_get", watched_get)
+    monkeypatch.setattr(array, "_value", property(lambda x: (events.append(("fetch",)), read(x))[1]))
     return events
 
 
@@ -68,8 +75,14 @@ def test_metrics_of_a_step_are_fetched_after_the_next_was_dispatched(watched, tm
     assert between.count("fetch") == 0  # nothing else waited in 30 steps
 
 
+def test_a_number_read_between_steps_is_seen(watched):
+    """The test above can fail."""
+    float(jnp.ones(3).sum())
+    assert watched == [("fetch",)]
+
+
 def test_no_hidden_transfers(tmp_path):
-    """Whatever moves between host and device was asked for; a number that slips into a step would raise here."""
+    """Whatever moves from the host to the device was asked for (on an accelerator, both ways)."""
     with jax.transfer_guard("disallow"):
         zoo.train(tiny(total_steps=12), tmp_path)
     assert lines(tmp_path)[-1]["step"] == 12
@@ -113,6 +126,32 @@ def test_streamed_and_resident_data_give_the_same_run(tmp_path):
     for a, b in zip(lines(tmp_path / "device"), lines(tmp_path / "host"), strict=True):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_finished_run_is_not_what_other_settings_give(tmp_path):
+    zoo.train(tiny(total_steps=6), tmp_path)
+    before = (tmp_path / "report.json").read_bytes(), (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"is finished, with other settings \(optim\.lr: 0\.01 -> 0\.5\); give another"):
+        zoo.train(tiny(total_steps=6, optim__lr="0.5"), tmp_path)
+    assert before == ((tmp_path / "report.json").read_bytes(), (tmp_path / "config.json").read_bytes())
+
+
+def test_a_run_without_held_out_rows(tmp_path, capsys):
+    config = tiny(total_steps=6, data__validation=0.0, data__test=0.0)
+    zoo.train(config, tmp_path)
+    assert "trained, with no rows held out to evaluate (6 steps" in capsys.readouterr().out
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        zoo.evaluate(config, tmp_path)
+
+
+def test_what_json_has_no_word_for_is_null(tmp_path):
+    with run_folder.RunFolder(tmp_path) as folder:
+        folder.start(0)
+        folder.write(1, {"a": float("nan"), "b": 0.5})
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": 0.5}\n'
+        (line,) = folder.read()
+        assert np.isnan(line["a"])
+    assert run_folder.to_json({"x": [1.0, (float("inf"), "y")]}) == '{"x": [1.0, [null, "y"]]}'
 
 
 def test_the_files_of_a_run(tmp_path):

@@ -97,11 +97,10 @@ def test_signal_saves_and_resumes(uninterrupted, tmp_path, signum, code):
 def test_finished_run_says_so_and_evaluates(uninterrupted):
     names = ("report.json", "metrics.jsonl", "config.json", "model.json")
     before = [(uninterrupted / name).read_bytes() for name in names]
-    again = train(uninterrupted, "--config.optim.lr=0.5")
+    again = train(uninterrupted)
     assert again.returncode == 0, again.stderr
     assert "already finished at step 60" in again.stdout
     assert "test accuracy" in again.stdout
-    assert "optim.lr: 0.01 -> 0.5" in again.stdout
     assert [(uninterrupted / name).read_bytes() for name in names] == before
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
+from zoo import predict
 from zoo.errors import UserError
 from zoo.run import prepare
 
@@ -46,6 +47,28 @@ def test_fine_tuning_normalizes_as_the_weights_want(weights):
         np.testing.assert_allclose(moments(run), [-mean / std, (1 - mean) / std], rtol=1e-5)
     other = prepare(tiny(init_from=weights, data__normalize="none"))
     np.testing.assert_allclose(moments(other), [0, 1], atol=1e-6)
+
+
+def test_images_are_turned_to_the_channel_order_of_the_weights(tmp_path):
+    """And a run that starts from such a run, or its predictions, do so too."""
+    image = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
+    source = zoo.Source({"image": image, "label": np.arange(200, dtype=np.int32) % 10}, class_names=tuple("0123456789"))
+    model = zoo.create_model("mlp", widths=(4,), norm="batch", dropout=0.1)
+    variables = model.init({"params": jax.random.key(0)}, np.zeros((1, 8, 8, 3), np.float32))
+    said = {"input_size": (8, 8, 3), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7), "channel_order": "BGR"}
+    zoo.save_weights(tmp_path / "bgr.safetensors", model, variables, **said)
+    config = tiny(init_from=str(tmp_path / "bgr.safetensors"), data__batch_size=8)
+    zoo.train(config, tmp_path / "run", source=source)
+    chained = tiny(init_from=str(tmp_path / "run"), data__batch_size=8)
+    wanted = (image[:2, ..., ::-1] / 255 - said["mean"]) / said["std"]
+    for found in (prepare(config, source), prepare(chained, source)):
+        np.testing.assert_allclose(
+            found.dataset.preprocess({"image": image[:2]})["image"], wanted, rtol=1e-4, atol=1e-5
+        )
+    assert json.loads((tmp_path / "run/model.json").read_text())["channel_order"] == "BGR"
+    trained, variables, _ = zoo.load_model(tmp_path / "run")
+    wanted = jax.nn.softmax(trained.apply(variables, np.float32(wanted)))
+    np.testing.assert_allclose(predict.outputs(predict.load(tmp_path / "run"), list(image[:2])), wanted, rtol=1e-3)
 
 
 def test_statistics_that_nobody_knows(weights, tmp_path):

@@ -6,6 +6,8 @@ can leave Orbax's own idea of the latest step pointing at nothing), refuses a ch
 diff, and steps back over damaged ones.
 """
 
+import math
+import os
 import pathlib
 import warnings
 import zlib
@@ -18,6 +20,12 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo import rules
 from zoo.errors import UserError
+from zoo.run_folder import read_json
+
+
+def exists(workdir: str | os.PathLike) -> bool:
+    """Whether a work directory has a finished checkpoint (one that was cut off by a kill has another name)."""
+    return any(path.name.isdigit() for path in pathlib.Path(workdir, "checkpoints").glob("*"))
 
 
 class Checkpoints:
@@ -27,8 +35,9 @@ class Checkpoints:
         self.folder = folder.absolute()
         kept = [policies.LatestN(keep)]
         if monitor and best:
-            # Orbax ranks the metrics upwards and keeps the last n.
-            kept.append(policies.BestN(get_metric_fn=lambda m: m["monitor"], reverse=mode == "min", n=best))
+            # Orbax ranks upwards and keeps the last n. Of equal values the first is the best, as for `best_index`.
+            sign = 1 if mode == "max" else -1
+            kept.append(policies.BestN(get_metric_fn=lambda m: (sign * m["monitor"], -m["step"]), n=best))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
@@ -64,53 +73,67 @@ class Checkpoints:
             args=ocp.args.Composite(
                 tree=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave({"arrays": description, **extra})
             ),
-            metrics={"monitor": float(self._worst if monitored is None else monitored)},
+            metrics={"monitor": self._worst if monitored is None or math.isnan(monitored) else monitored, "step": step},
         )
 
-    def restore(self, like, *, steps: list[int] | None = None):
-        """(step, tree, extra) of the last whole checkpoint among `steps` (default: all), or None when there is none.
+    def restore(self, like, *, first: int | None = None):
+        """(step, tree, extra) of the last whole checkpoint, or None when there is none.
 
         Args:
           like: a tree of arrays with the expected paths, shapes, dtypes and shardings.
+          first: a step to prefer. Without one, damaged checkpoints after the one that is found are moved aside, so
+            that their steps can be written again and nothing is lost.
 
         Raises:
           UserError: a checkpoint of another model, or only damaged ones.
         """
-        candidates = self.steps() if steps is None else steps
-        for step in reversed(candidates):
-            try:
-                extra = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-                description = extra.pop("arrays")
-                found = {path: entry[:2] for path, entry in description.items()}
-                _refuse_misfit(found, like, f"checkpoint {self.folder / str(step)}")
-                abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-                arrays = self._manager.restore(
-                    step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract, fallback_sharding=_host()))
-                )["tree"]
-                arrays = jax.tree.map(np.asarray, arrays)
-                for path, array in rules.flatten(arrays).items():
-                    if _describe(array) != description[path]:
-                        raise ValueError(f"the checksum of {path} is wrong")
-            except UserError:
-                raise
-            except Exception as error:  # whatever a damaged file makes Orbax raise
-                first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-                warnings.warn(
-                    f"checkpoint {self.folder / str(step)} is damaged ({first}); trying the one before", stacklevel=2
-                )
-                continue
-            self._discard(candidates[candidates.index(step) + 1 :])
-            return step, jax.tree.map(lambda a, x: jax.device_put(a, x.sharding), arrays, like), extra
-        if candidates:
-            raise UserError(f"no checkpoint in {self.folder} can be read; move the folder away to start afresh")
-        return None
+        found = _last_whole(self._manager, self.folder, first, like)
+        if found is None:
+            return None
+        step, arrays, extra = found
+        for damaged in self.steps():
+            if first is None and damaged > step:
+                _move_aside(self.folder / str(damaged))
+        self._manager.reload()
+        return step, jax.tree.map(lambda a, x: jax.device_put(a, x.sharding), arrays, like), extra
 
-    def _discard(self, damaged: list[int]) -> None:
-        """Moves damaged checkpoints aside, so that their steps can be written again and nothing is lost."""
-        for step in damaged:
-            (self.folder / str(step)).rename(self.folder.parent / f"damaged-{step}")
-        if damaged:
-            self._manager.reload()
+
+def _last_whole(manager: ocp.CheckpointManager, folder: pathlib.Path, first: int | None, like=None):
+    """(step, tree of NumPy arrays, extra) of the checkpoint `first`, else of the last that is whole; None: no steps."""
+    manager.reload()
+    steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
+    for step in steps:
+        try:
+            return step, *_read(manager, step, like, f"checkpoint {folder / str(step)}")
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes Orbax raise
+            said = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            warnings.warn(f"checkpoint {folder / str(step)} is damaged ({said}); looking for another", stacklevel=3)
+    if steps:
+        raise UserError(f"no checkpoint in {folder} can be read; move the folder away to start afresh")
+    return None
+
+
+def _read(manager: ocp.CheckpointManager, step: int, like, what: str):
+    """(tree, extra); without `like`, nested dicts and lists: no need to know the other run's optimizer."""
+    extra = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    description, options = extra.pop("arrays"), {}
+    if like is not None:
+        _refuse_misfit({path: entry[:2] for path, entry in description.items()}, like, what)
+        options["item"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+    restore = ocp.args.StandardRestore(**options, fallback_sharding=_host())
+    arrays = jax.tree.map(np.asarray, manager.restore(step, args=ocp.args.Composite(tree=restore))["tree"])
+    for path, array in rules.flatten(arrays).items():
+        if _describe(array) != description[path]:
+            raise ValueError(f"the checksum of {path} is wrong")
+    return arrays, extra
+
+
+def _move_aside(damaged: pathlib.Path) -> None:
+    """Out of the folder of checkpoints, to a name that is free."""
+    names = (f"damaged-{damaged.name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    damaged.rename(next(path for name in names if not (path := damaged.parent.parent / name).exists()))
 
 
 def _host() -> jax.sharding.Sharding:
@@ -148,14 +171,18 @@ def _shape(entry: list | None) -> str:
 
 
 def load_variables(run_folder: str | pathlib.Path) -> dict[str, Any]:
-    """The weights of the last checkpoint of another run: the averaged ones if it has them, else the raw ones."""
-    folder = pathlib.Path(run_folder) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"config.init_from: {run_folder} is not a run folder (it has no checkpoints)")
-    with ocp.CheckpointManager(folder.absolute()) as manager:
-        if not manager.all_steps():
-            raise UserError(f"config.init_from: {folder} holds no finished checkpoint")
-        # Without a target Orbax gives nested dicts of NumPy arrays: no need to know the other run's optimizer.
-        restore = ocp.args.Composite(tree=ocp.args.StandardRestore())
-        state, _ = manager.restore(max(manager.all_steps()), args=restore)["tree"]
+    """The weights that a run ended with, or stands at: the averaged ones if it has them, else the raw ones.
+
+    Those that `report.json` is about: with `early_stopping.restore_best`, the best and not the last.
+    """
+    folder = pathlib.Path(run_folder)
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} is not a run folder (it has no checkpoints); train there first")
+    report = read_json(folder / "report.json")
+    ended = report and report["config"] == read_json(folder / "config.json")  # and was not gone on with since
+    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as manager:
+        found = _last_whole(manager, folder / "checkpoints", report["step"] if ended else None)
+    if found is None:
+        raise UserError(f"{folder} holds no finished checkpoint; train there first")
+    state, _ = found[1]
     return {"params": state["params"], **state["model_state"], **(state["average"] or {})}

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import compilation, early_stopping, metrics, plateau, report, rules, semantics, sparsity, start
+from zoo import checkpoint, compilation, early_stopping, metrics, plateau, report, rules, semantics, sparsity, start
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
 from zoo.console import Display
 from zoo.data import preprocess
 from zoo.errors import Interrupted, NonFiniteError, UserError
 from zoo.run import Run, on_features, prepare
-from zoo.run_folder import RunFolder, read_json, write_atomically
+from zoo.run_folder import RunFolder, read_json, to_json, write_atomically
 from zoo.signals import Signals
 from zoo.step import Window
 from zoo.types import Source, TrainState, Variables
@@ -52,9 +52,8 @@ def train(
     """
     watch = report.Stopwatch()
     with watch.phase("data"):
-        resumes = any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*"))
-        run = prepare(config, source, workdir if resumes else None)
-        if variables is not None or not resumes:
+        run = prepare(config, source, workdir)
+        if variables is not None or not checkpoint.exists(workdir):
             variables = start.weights(run, variables)
     with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
         compilation.check_engine_once()
@@ -78,9 +77,11 @@ def evaluate(
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
     run = prepare(config, source, workdir)
+    if not run.splits:
+        raise UserError("there is nothing to evaluate: the data has no validation or test rows; see config.data.test")
     with _open(run, workdir) as (folder, checkpoints):
         best = _best(run, folder.read(), checkpoints)
-        restored = checkpoints.restore(run.shapes, steps=[best["step"]] if best else None)
+        restored = checkpoints.restore(run.shapes, first=best["step"] if best else None)
         if restored is None:
             raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
         step, (state, _), _ = restored
@@ -135,6 +136,11 @@ def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> N
     """Says what goes on from where, and writes config.json, model.json and preprocess.npz, unless nothing follows."""
     if earlier:
         changed = configs.changes(earlier["config"], run.config.to_dict())
+        if changed and done >= run.total_steps:
+            raise UserError(
+                f"the run in {folder.path} is finished, with other settings ({'; '.join(changed)}); give another "
+                "--workdir, or a longer run"
+            )
         more = f"; changed settings: {'; '.join(changed)}" if changed else ""
         print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
         if done >= run.total_steps:
@@ -276,7 +282,7 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
     step = int(jax.device_get(state.step))
     trained = step - resumed_from
     if stopping.monitor and stopping.restore_best and best and best["step"] != step:
-        step, (state, _), _ = checkpoints.restore(run.shapes, steps=[best["step"]])
+        step, (state, _), _ = checkpoints.restore(run.shapes, first=best["step"])
         evaluation = {}
     with watch.phase("eval"):
         missing = [split for split in run.splits if split not in evaluation]
@@ -302,8 +308,9 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
     }
     before = read_json(folder.path / "report.json") if not trained else None
     if before is None or before.get("step") != step:
-        write_atomically(folder.path / "report.json", json.dumps(result, indent=2))
+        write_atomically(folder.path / "report.json", to_json(result, indent=2))
     shown = "; ".join(f"{split} {metrics.text(metrics.numbers(values))}" for split, values in results.items())
+    shown = shown or "trained, with no rows held out to evaluate"
     how = f"{trained} steps in {seconds['total']:.1f} s" if trained else f"already finished at step {step}"
     print(f"{folder.path.name}: {shown} ({how}; {folder.path / 'report.json'})", flush=True)
     return result

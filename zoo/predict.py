@@ -103,13 +103,14 @@ def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | 
             )
         moments = [tuple(values) * (channels // len(values)) for values in moments]
         statistics = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
-    normalize, flip = preprocess.make(statistics), said["channel_order"] == "BGR"
+        statistics |= {"reversed": np.array(True)} if said["channel_order"] == "BGR" else {}
+    normalize = preprocess.make(statistics)
     if "category_names" in statistics:  # of a row of `table` the last columns
         numbers = len(statistics.get("feature_names", ()))
         parts = {"feature": slice(numbers), "category": slice(numbers, None)}
         parts = {key: part for key, part in parts.items() if numbers or key == "category"}
         return lambda batch: normalize({key: batch[:, part] for key, part in parts.items()})["feature"]
-    return lambda batch: model_input(normalize({key: batch[..., ::-1] if flip else batch}))
+    return lambda batch: model_input(normalize({key: batch}))
 
 
 def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:

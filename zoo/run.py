@@ -1,7 +1,6 @@
 """Everything a config stands for, checked and made before anything is trained."""
 
 import os
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from zoo import (
     averaging,
+    checkpoint,
     compilation,
     data,
     durations,
@@ -56,13 +56,9 @@ class Run(NamedTuple):
     schedule: Callable
     tx: optax.GradientTransformation
     init: Callable  # (variables) -> first TrainState, compiled
-    # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers. Where steps_per_call
-    # is more than 1, with the number of steps (int32 scalar) as one more argument; with config.plateau, lr_scale last.
-    train_step: Callable
     steps_per_call: int  # at most
     averaging: Averaging | None
     recompute_stats: Callable | None  # TrainState -> the same with the batch statistics of its average computed anew
-    eval_step: Callable  # (variables, batch) -> (metrics, rows or None), compiled; see zoo.step.make_eval_step
     shapes: tuple[TrainState, step.Window]  # of ShapeDtypeStruct, with shardings
     total_steps: int
     eval_every: int
@@ -72,6 +68,10 @@ class Run(NamedTuple):
     eval_splits: tuple[str, ...]  # evaluated during training: validation where there is one
     metric_names: tuple[str, ...]  # of those splits, such as 'validation/loss'
     monitor: str  # what makes a checkpoint the best; '' if nothing does
+    # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers. Where steps_per_call
+    # is more than 1, with the number of steps (int32 scalar) as one more argument; with config.plateau, lr_scale last.
+    train_step: Callable = None
+    eval_step: Callable = None  # (variables, batch) -> (metrics, rows or None), compiled; see zoo.step.make_eval_step
 
 
 def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.PathLike | None = None) -> Run:
@@ -80,8 +80,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     Args:
       config: from `zoo.config.load` or `default`.
       source: arrays to use in place of the data set that the config names.
-      workdir: of a run that goes on, which knows what `config.init_from` said of its inputs, and the statistics of its
-        training rows (zoo.data.preprocess).
+      workdir: of a run that may go on: then it knows what `config.init_from` said of its inputs, and the statistics of
+        its training rows (zoo.data.preprocess).
 
     Raises:
       UserError: a setting that is unknown or makes no sense.
@@ -90,14 +90,15 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must be in 0..{2**32 - 1}")
-    going_on = workdir is not None and any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*"))
+    if workdir is not None and not checkpoint.exists(workdir):
+        workdir = None
     dataset = data.make(
         config.data,
         seed=config.seed,
         mesh=mesh,
         source=source,
         moments=semantics.moments(config, workdir),
-        statistics=preprocess.load(workdir) if going_on else None,
+        statistics=preprocess.load(workdir) if workdir else None,
     )
     meta = dataset.meta
 
@@ -165,9 +166,10 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     names = _metric_names(task, dataset, variables, eval_splits, averaged=shapes[0].average is not None)
     monitored = monitor.check(config, names, splits)
     run = Run(
-        config, mesh, dataset, model, task, held.project, held.masks, schedule, tx, init, None, steps_per_call,
-        averages, recompute_stats, None, shapes, total, eval_every, log_every, save_every, splits, eval_splits, names,
-        monitored,
+        config=config, mesh=mesh, dataset=dataset, model=model, task=task, project=held.project, masks=held.masks,
+        schedule=schedule, tx=tx, init=init, averaging=averages, recompute_stats=recompute_stats, shapes=shapes,
+        steps_per_call=steps_per_call, total_steps=total, eval_every=eval_every, log_every=log_every,
+        save_every=save_every, splits=splits, eval_splits=eval_splits, metric_names=names, monitor=monitored,
     )  # fmt: skip
     return _with_steps(run, trained, dataset, augments)
 

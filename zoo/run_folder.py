@@ -67,15 +67,16 @@ class RunFolder:
         lines, path = [], self.path / "metrics.jsonl"
         for text in path.read_text().splitlines() if path.exists() else []:
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:
                 break
+            lines.append({name: math.nan if value is None else value for name, value in line.items()})
         return lines
 
     def start(self, step: int) -> None:
         """Drops the lines after `step` (of a run that got further than its last checkpoint), and goes on from there."""
         self.lines = [line for line in self.read() if line["step"] <= step]
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines))
+        write_atomically(self.path / "metrics.jsonl", "".join(to_json(line) + "\n" for line in self.lines))
         from tensorboardX import SummaryWriter
 
         self._events = SummaryWriter(str(self.path), purge_step=step + 1 if step else None, flush_secs=10)
@@ -85,7 +86,7 @@ class RunFolder:
         line = {"step": step, **values}
         self.lines.append(line)
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
         for name, value in values.items():
             if not math.isnan(value):  # TensorBoard draws none, and tensorboardX warns of each
                 self._events.add_scalar(name, value, step)
@@ -98,6 +99,19 @@ class RunFolder:
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every line that has this metric."""
         return [(line["step"], line[name]) for line in self.lines if name in line]
+
+
+def to_json(value, **options) -> str:
+    """JSON with null for NaN and infinity, which it has no words for (`json.dumps` writes what others cannot read)."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), **options)
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -33,7 +33,7 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
         said["target_link"] = "log"
     said["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
     if "image" in meta["shapes"]:
-        order = CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
+        order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
         said |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
     if meta.get("vocab"):
         words = "label" in meta["shapes"] and config.data.tokens != "characters"  # sentences; running text has ends
@@ -41,15 +41,17 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
     return header.semantics(model, said)
 
 
-def moments(config: ConfigDict, workdir: str | os.PathLike | None) -> tuple[Sequence[float], Sequence[float]] | None:
-    """(mean, std) of `config.init_from`, if the run standardizes its data with them."""
+def moments(
+    config: ConfigDict, workdir: str | os.PathLike | None
+) -> tuple[Sequence[float], Sequence[float], bool] | None:
+    """(mean, std, whether of images in BGR) of `config.init_from`, if the run standardizes its data with them."""
     whose = config.data.statistics
     lookup("choice (config.data.statistics)", whose, dict.fromkeys(("auto", "train", "weights")))
     said = {}
     if config.init_from and whose != "train" and config.data.normalize == "standardize":
         said = (workdir and read_json(pathlib.Path(workdir, "model.json"))) or weights.metadata(config.init_from)
     if said.get("mean") and said.get("std"):
-        return said["mean"], said["std"]
+        return said["mean"], said["std"], said.get("channel_order") == "BGR"
     if whose == "weights":
         raise UserError(
             "config.data.statistics is 'weights': it needs normalize='standardize' and an init_from that says the mean "

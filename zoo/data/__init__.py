@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from zoo.data import augment, border_weights, columns, corpus, feed, preprocess, splits, streams, text
+from zoo.data import augment, border_weights, checks, columns, corpus, feed, preprocess, splits, streams, text
 from zoo.data.sets import DATASETS, TEXT_KINDS, TEXTS, data_dir, load, load_corpus
 from zoo.errors import UserError, lookup
 from zoo.types import Dataset, Source
@@ -39,7 +39,7 @@ def make(
     seed: int,
     mesh: Mesh,
     source: Source | None = None,
-    moments: tuple[Sequence[float], Sequence[float]] | None = None,
+    moments: tuple[Sequence[float], Sequence[float], bool] | None = None,
     statistics: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """The data set of `config.data`.
@@ -49,7 +49,8 @@ def make(
       seed: decides the order of the training batches.
       mesh: of all devices; batches are sharded over it.
       source: arrays to use in place of the data set called `options['name']`.
-      moments: mean and deviation per channel or feature to standardize with, in place of those of the training split.
+      moments: mean and standard deviation per channel or feature to standardize with, in place of those of the training
+        split, and whether they are of images in BGR.
       statistics: of the training rows of an earlier run, from `zoo.data.preprocess.load`, to be used again where the
         settings that they were fitted for are the same.
 
@@ -63,11 +64,12 @@ def make(
         _refuse({"sample": options["sample"]}, f"data set {options['name']!r} is no corpus of word vectors")
     if options["image_size"] < 0:
         raise UserError(f"config.data.image_size is {options['image_size']}; it must be 0 (as they are) or more")
+    name = "(given)" if source is not None and options["name"] in DATASETS else options["name"]  # or a name of its own
     if source is None:
         reading = {key: options[key] for key in ("image_size", "on_error")}
         text_options = {key: options[key] for key in text.OPTIONS}
-        source = load(options["name"], options["dir"], **reading, text_options=text_options)
-    _check(options["name"], source)
+        source = load(name, options["dir"], **reading, text_options=text_options)
+    checks.check(name, source)
     if preprocess.fits(statistics, options):
         source = columns.as_in(source, statistics)
     augments = augment.make(options["augment"])  # tells mistakes now, before anything is compiled
@@ -77,11 +79,11 @@ def make(
         ("border_weight", options["border_weight"] and streams.is_stream(source)),
     ):
         if wanted and "image" not in source.train:
-            raise UserError(f"config.data.{setting}: data set {options['name']!r} has no images")
+            raise UserError(f"config.data.{setting}: data set {name!r} has no images")
     if "token" in source.train:
-        _refuse({key: options[key] for key in preprocess.SETTINGS}, f"data set {options['name']!r} is text")
+        _refuse({key: options[key] for key in preprocess.SETTINGS}, f"data set {name!r} is text")
     if streams.is_stream(source):
-        _refuse({"per_class": options["per_class"]}, f"data set {options['name']!r} is running text, without classes")
+        _refuse({"per_class": options["per_class"]}, f"data set {name!r} is running text, without classes")
         return _running_text(options, source, mesh)
     cuts = {key: options[key] for key in ("validation", "test", "per_class")}
     arrays = splits.split(source, seed=options["split_seed"], **cuts)
@@ -101,7 +103,7 @@ def make(
     bytes_in_all = sum(array.nbytes for split in arrays.values() for array in split.values())
     keep = _keep(options, bytes_in_all)
     meta = {
-        "name": options["name"],
+        "name": name,
         "batch_size": batch_size,
         "eval_batch_size": eval_batch_size,
         "steps_per_epoch": rows["train"] // batch_size,
@@ -132,48 +134,6 @@ def _keep(options: Mapping[str, Any], bytes_in_all: int) -> bool:
     """Whether the arrays live on the device."""
     places = {"yes": True, "no": False, "auto": bytes_in_all <= ON_DEVICE_BYTES}
     return lookup("place (config.data.device)", options["device"], places)
-
-
-def _check(name: str, source: Source) -> None:
-    """Refuses labels that are no class, and label maps that do not lie on their images."""
-    for split, arrays in (("train", source.train), ("validation", source.validation), ("test", source.test)):
-        if arrays is None or source.class_names is None:
-            continue
-        classes = len(source.class_names)
-        if "transcript" in arrays:
-            _check_transcript(f"data set {name!r}, {split}", arrays["transcript"], classes)
-        if "label" not in arrays:
-            continue
-        label = arrays["label"]
-        maps = label.ndim > 1
-        if maps and label.shape != arrays["image"].shape[:3]:
-            raise UserError(
-                f"data set {name!r}, {split}: label maps {list(label.shape)} for images {list(arrays['image'].shape)}; "
-                "they must be [N, H, W] and [N, H, W, C]"
-            )
-        wrong = (label < 0) | (label >= classes)
-        if maps:
-            wrong &= label != border_weights.IGNORE
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.reshape(len(label), -1).any(1))[0])
-            ignored = f", and {border_weights.IGNORE} for ignored pixels" if maps else ""
-            raise UserError(
-                f"data set {name!r}, {split}: label {label[wrong][0]} in row {row} is out of range; there are "
-                f"{classes} classes, 0 to {classes - 1}{ignored}"
-            )
-
-
-def _check_transcript(where: str, transcript: np.ndarray, classes: int) -> None:
-    if transcript.ndim != 2:
-        raise UserError(f"{where}: the transcripts are {list(transcript.shape)}; they must be [N, L]")
-    ended = np.pad(transcript < 0, ((0, 0), (1, 0)))[:, :-1]
-    wrong = (transcript >= classes) | (ended & (transcript >= 0))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.any(1))[0])
-        raise UserError(
-            f"{where}: the transcript in row {row} is {transcript[row].tolist()}; it must be classes, 0 to "
-            f"{classes - 1}, and -1 only behind the last one"
-        )
 
 
 def _class_counts(source: Source, train: Mapping[str, np.ndarray]) -> tuple[int, ...] | None:

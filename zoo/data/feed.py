@@ -13,6 +13,7 @@ from zoo.types import Batch, Feed
 
 Arrays = Mapping[str, np.ndarray]
 Order = Callable[[int], np.ndarray]  # epoch -> rows, one batch after the other
+RESIZED = 256  # images at a time, because the device works on float32
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -114,7 +115,10 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
         y = jax.image.resize(x.astype(jnp.float32), (*x.shape[:1], size, size, *x.shape[3:]), "bilinear")
         return jnp.clip(jnp.round(y), 0, 255).astype(jnp.uint8)
 
-    return np.asarray(resize(images))
+    found = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
+    for batch, start in zip(padded({"image": images}, RESIZED), range(0, len(images), RESIZED), strict=True):
+        found[start : start + RESIZED] = np.asarray(resize(batch["image"]))[batch["mask"]]
+    return found
 
 
 def resized_labels(labels: np.ndarray, size: int) -> np.ndarray:

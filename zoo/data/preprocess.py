@@ -6,6 +6,7 @@ or prediction repeats them, whatever has become of the data:
     settings                         JSON of the settings they were fitted for
     fill, category_fill, levels/<i>  of columns with missing values and of categories, see zoo.data.columns
     normalize/<i>/<name>/<array>     of the i-th normalization
+    reversed                         there if images are turned from RGB to BGR first
     image_shape                      height, width and channels of images of which 'pca' or 'lda' makes features
     target                           mean, standard deviation and minimum of the targets, [3] or [3, K]
     class_names, feature_names, category_names
@@ -121,7 +122,7 @@ def fit(
     train: Arrays,
     options: Mapping[str, Any],
     source: Source,
-    known: tuple[Sequence[float], Sequence[float]] | None = None,
+    known: tuple[Sequence[float], Sequence[float], bool] | None = None,
 ) -> Statistics:
     """All that is learned from the training rows before training.
 
@@ -130,7 +131,8 @@ def fit(
         'category' strings [N, K], 'label', 'target'.
       options: `config.data`; SETTINGS are read.
       source: of which the names of classes and columns are kept.
-      known: mean and deviation to standardize with, in place of those of these rows.
+      known: mean and standard deviation to standardize with, in place of those of these rows, and whether they are of
+        images in BGR.
 
     Raises:
       UserError: settings that do not fit the data.
@@ -148,7 +150,8 @@ def fit(
     if x is None:
         return statistics
     if known is not None and (options["statistics"] == "weights" or x.shape[-1] == len(known[0])):
-        return statistics | given(train, *known)
+        *known, bgr = known
+        return statistics | given(train, *known) | ({"reversed": np.array(True)} if bgr and "image" in train else {})
     if x.dtype == np.uint8 and (not steps or steps[0][0] not in ("standardize", "minmax", "none")):
         steps.insert(0, ("none", ()))
     if "fill" in statistics:
@@ -228,6 +231,8 @@ def make(statistics: Statistics) -> Callable[[Batch], Batch]:
         batch = dict(batch)
         if key in batch:
             x = batch[key].astype(jnp.float32)
+            if "reversed" in statistics:
+                x = x[..., ::-1]
             if fill is not None:
                 x = jnp.where(jnp.isnan(x), jnp.asarray(fill, jnp.float32)[None], x)
             for name, arrays in steps:

@@ -1,0 +1,139 @@
+"""Which checkpoints are kept, found and read."""
+
+import gc
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import zoo
+from zoo import checkpoint, metrics
+from zoo.checkpoint import Checkpoints
+from zoo.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def tiny(**overrides):
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    return zoo.config.load(ROOT / "tests/tiny.py", settings.items())
+
+
+def damage(folder):
+    """Cuts the largest file to the half."""
+    file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.fixture
+def damages():
+    """Orbax leaves coroutines of reads that failed, which end with a warning when they are collected: here."""
+    yield
+    gc.collect()
+
+
+ORBAX_LEAVES_COROUTINES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+HISTORIES = [
+    ("max", [0.5, 0.9, 0.9, 0.8, 0.7]),  # of equal values the first is the best
+    ("min", [0.5, 0.3, 0.3, 0.4, 0.3]),
+    ("max", [0.5, 0.9, np.nan, 0.8, 0.7]),  # NaN is never the best
+    ("min", [np.nan, None, 0.9, np.nan, 1.0]),  # None: not evaluated
+]
+
+
+@pytest.mark.parametrize("mode, values", HISTORIES)
+def test_the_best_is_kept(tmp_path, mode, values):
+    with Checkpoints(tmp_path, keep=1, best=1, monitor="validation/x", mode=mode) as checkpoints:
+        for step, value in enumerate(values, 1):
+            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, {}, value)
+        checkpoints.wait()
+        best = metrics.best_index([np.nan if value is None else value for value in values], mode)
+        assert checkpoints.steps() == [best + 1, len(values)]
+
+
+def test_one_that_was_cut_off_does_not_exist(tmp_path):
+    assert not checkpoint.exists(tmp_path)
+    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not checkpoint.exists(tmp_path)
+    (tmp_path / "checkpoints" / "6").mkdir()
+    assert checkpoint.exists(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A finished run of 12 steps, with checkpoints of the steps 10 and 12."""
+    workdir = tmp_path_factory.mktemp("other")
+    zoo.train(tiny(total_steps=12), workdir)
+    return workdir
+
+
+def test_init_from_survives_a_kill_in_the_first_save(other, tmp_path):
+    """The imported weights are what the second start begins with too, not fresh ones."""
+    killed = tmp_path / "killed"
+    (killed / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir(parents=True)
+    (killed / ".lock").touch()
+    reports = [zoo.train(tiny(total_steps=6, init_from=str(other)), path) for path in (killed, tmp_path / "whole")]
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+
+
+@ORBAX_LEAVES_COROUTINES
+def test_a_damaged_last_checkpoint_of_a_run_to_start_from(damages, other, tmp_path):
+    shutil.copytree(other, folder := tmp_path / "run")
+    damage(folder / "checkpoints" / "12")
+    with pytest.warns(UserWarning, match=r"12 is damaged \(.*\); looking for another"):
+        found = checkpoint.load_variables(folder)
+    shutil.rmtree(folder / "checkpoints" / "12")
+    wanted = checkpoint.load_variables(folder)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, wanted))
+    damage(folder / "checkpoints" / "10")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        checkpoint.load_variables(folder)
+    with pytest.raises(UserError, match=r"nowhere is not a run folder \(it has no checkpoints\); train there first"):
+        checkpoint.load_variables(tmp_path / "nowhere")
+
+
+def test_weights_are_those_that_the_report_is_about(tmp_path):
+    """With restore_best, the best and not the last, and the last again when the run goes on."""
+    monitor = {"monitor": "validation/loss", "patience": 1, "restore_best": True}
+    overrides = {f"early_stopping__{key}": value for key, value in monitor.items()}
+    settings = {
+        "optim__name": "sgd",
+        "optim__lr": 5.0,
+        "schedule__name": "constant",
+        "checkpoint__monitor": "validation/loss",
+    }
+    report = zoo.train(config := tiny(total_steps=60, averaging__name="none", **overrides, **settings), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1, monitor="x", mode="min") as checkpoints:
+        assert report["step"] < max(checkpoints.steps())
+    variables = zoo.load_model(tmp_path)[1]
+    run = zoo.run.prepare(config, workdir=tmp_path)
+    batch = next(iter(run.dataset.eval("validation")))
+    sums, _ = run.eval_step(variables, batch)
+    assert float(sums["loss"][0] / sums["loss"][1]) == pytest.approx(report["metrics"]["validation"]["loss"], rel=1e-5)
+    (tmp_path / "config.json").write_text(json.dumps({**report["config"], "total_steps": 90}))  # as a run that goes on
+    last = zoo.load_model(tmp_path)[1]
+    assert not jax.tree.all(jax.tree.map(np.array_equal, variables["params"], last["params"]))
+
+
+@ORBAX_LEAVES_COROUTINES
+def test_evaluation_falls_back_when_the_best_is_damaged(damages, tmp_path):
+    config = tiny(total_steps=24, averaging__name="none", checkpoint__monitor="validation/accuracy")
+    best = zoo.train(config, tmp_path)["best"]["step"]
+    damage(tmp_path / "checkpoints" / str(best))
+    with pytest.warns(UserWarning, match="is damaged"):
+        step, values = zoo.evaluate(config, tmp_path)
+    assert step != best
+    assert values["validation"]["accuracy"] > 0.1
+
+
+def test_damaged_checkpoints_never_take_the_place_of_one_another(tmp_path):
+    for content in "ab":
+        (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+        (tmp_path / "checkpoints" / "7" / content).touch()
+        checkpoint._move_aside(tmp_path / "checkpoints" / "7")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "damaged-7", "damaged-7-2"]
