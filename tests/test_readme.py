@@ -152,6 +152,7 @@ def test_the_library_example(clone, monkeypatch, capsys):
     exec(example, names)
     assert names["logits"].shape == (500, 2)
     assert names["report"]["metrics"]["test"]["accuracy"] > 0.8
+    assert (names["probabilities"].argmax(1) == names["y"][:5]).mean() >= 0.6
     assert "dense1" in capsys.readouterr().out
 
 
