@@ -11,7 +11,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zoo import checkpoint, compilation, early_stopping, metrics, plateau, report, rules, semantics, sparsity, start
+from zoo import (
+    checkpoint,
+    compilation,
+    early_stopping,
+    evaluation,
+    metrics,
+    plateau,
+    report,
+    rules,
+    semantics,
+    sparsity,
+    start,
+)
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
 from zoo.console import Display
@@ -21,7 +33,7 @@ from zoo.run import Run, on_features, prepare
 from zoo.run_folder import RunFolder, read_json, to_json, write_atomically
 from zoo.signals import Signals
 from zoo.step import Window
-from zoo.types import Source, TrainState, Variables
+from zoo.types import Source, Variables
 
 
 def train(
@@ -80,31 +92,12 @@ def evaluate(
     if not run.splits:
         raise UserError("there is nothing to evaluate: the data has no validation or test rows; see config.data.test")
     with _open(run, workdir) as (folder, checkpoints):
-        best = _best(run, folder.read(), checkpoints)
+        best = evaluation.best(run, folder.read(), checkpoints)
         restored = checkpoints.restore(run.shapes, first=best["step"] if best else None)
         if restored is None:
             raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
         step, (state, _), _ = restored
-        return step, evaluate_state(run, state, run.splits)
-
-
-def evaluate_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, float]]:
-    """Exact metrics of whole splits: split -> name -> value.
-
-    With averaged weights, `<split>` is theirs and `<split>_raw` is that of the weights they average.
-    """
-    views = {"": {"params": state.params, **state.model_state}}
-    if state.average is not None:
-        views = {"": {**state.model_state, **state.average}, "_raw": views[""]}
-    results = {}
-    for split in splits:
-        for suffix, variables in views.items():
-            batches = jax.device_get([run.eval_step(variables, batch) for batch in run.dataset.eval(split)])
-            values = run.task.finalize(metrics.divide(metrics.total(sums for sums, _ in batches)))
-            if run.task.scores is not None:
-                values |= run.task.scores(*metrics.real_rows(rows for _, rows in batches))
-            results[split + suffix] = values
-    return results
+        return step, evaluation.of_state(run, state, run.splits)
 
 
 @contextlib.contextmanager
@@ -157,7 +150,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
     seed = jax.device_put(np.uint32(run.config.seed), replicated)
     paths = list(rules.flatten(state.params))
     extra = {"config": run.config.to_dict(), "versions": report.versions()}
-    step, total, unlogged, evaluation = int(jax.device_get(state.step)), run.total_steps, None, {}
+    step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
     def check_finite(window: Window) -> None:
@@ -223,7 +216,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
             log()
             if step % run.log_every == 0 or step == total:
                 unlogged = (step, window)
-            save, monitored, evaluation = step % run.save_every == 0 or step == total, None, {}
+            save, monitored, evaluated = step % run.save_every == 0 or step == total, None, {}
             evaluates = step % run.eval_every == 0 or step == total
             if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
                 with watch.phase("eval"):
@@ -231,17 +224,17 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
             if evaluates:
                 log()
                 with watch.phase("eval"):
-                    evaluation = evaluate_state(run, state, run.eval_splits)
+                    evaluated = evaluation.of_state(run, state, run.eval_splits)
                 line = {
                     f"{split}/{name}": value
-                    for split, values in evaluation.items()
+                    for split, values in evaluated.items()
                     for name, value in metrics.numbers(values).items()
                 }
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
                 stopped, scale = stops_early(), lr_scale()
                 monitored = line.get(run.monitor)
-                save |= stopped or ((best := _best(run, folder.lines)) is not None and best["step"] == step)
+                save |= stopped or ((best := evaluation.best(run, folder.lines)) is not None and best["step"] == step)
             if save:
                 with watch.phase("checkpoint"):
                     save_checkpoint(monitored)
@@ -254,7 +247,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
         name = signal.Signals(signals.received).name
         where = f"stopped after step {step} of {total}, which is saved in {folder.path}" if step else "stopped at once"
         raise Interrupted(signals.received, f"{name}: {where}; run the same command again to go on")
-    return state, evaluation
+    return state, evaluated
 
 
 def _steps_in_call(run: Run, step: int) -> int:
@@ -263,30 +256,18 @@ def _steps_in_call(run: Run, step: int) -> int:
     return min(run.steps_per_call, run.total_steps - step, *(every - step % every for every in ends))
 
 
-def _best(run: Run, lines, checkpoints: Checkpoints | None = None) -> dict[str, Any] | None:
-    """{'step', 'monitor', 'value'} of the best evaluation (of those that have a checkpoint), or None."""
-    kept = checkpoints.steps() if checkpoints else None
-    history = [(line["step"], line[run.monitor]) for line in lines if run.monitor in line]
-    history = [(step, value) for step, value in history if kept is None or step in kept]
-    mode = metrics.mode_of(run.monitor, run.config.checkpoint.mode)
-    index = metrics.best_index([value for _, value in history], mode)
-    if index is None:
-        return None
-    return {"step": history[index][0], "monitor": run.monitor, "value": history[index][1]}
-
-
-def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state, evaluation, *, resumed_from: int):
+def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state, evaluated, *, resumed_from: int):
     """The final evaluation, report.json and the results line."""
-    best = _best(run, folder.lines)
+    best = evaluation.best(run, folder.lines)
     stopping = run.config.early_stopping
     step = int(jax.device_get(state.step))
     trained = step - resumed_from
     if stopping.monitor and stopping.restore_best and best and best["step"] != step:
         step, (state, _), _ = checkpoints.restore(run.shapes, first=best["step"])
-        evaluation = {}
+        evaluated = {}
     with watch.phase("eval"):
-        missing = [split for split in run.splits if split not in evaluation]
-        results = evaluation | evaluate_state(run, state, missing)
+        missing = [split for split in run.splits if split not in evaluated]
+        results = evaluated | evaluation.of_state(run, state, missing)
     seconds = {"import": report.IMPORT_SECONDS, **watch.seconds}
     seconds["total"] = sum(seconds.values())
     compiled = compilation.compilations()
