@@ -43,7 +43,10 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
         names = {name.removeprefix(prefix): name for name in names}
         if prefix:
             notes.append(f"names without their {prefix!r}")
-        fit = _best(model, paths, list(names), None if input is None else x.shape[1:])
+        try:
+            fit = _best(model, paths, list(names), None if input is None else x.shape[1:])
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         if fit.misfits and (inner := _encoder(model, paths, list(names))):
             fit = inner
             fresh = [path for path in paths if path not in fit.plan]
