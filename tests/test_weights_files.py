@@ -265,6 +265,32 @@ def test_keras(read):
     equal(found.tensors, tensors)
 
 
+def test_keras_optimizers_are_left_out(read):
+    beside = {"optimizer/vars/0": np.ones(3), "layers/dropout/seed_generator/vars/0": np.arange(2)}
+    found = read(keras_file({"layers/dense/vars/0": np.ones(2)} | beside))
+    assert found.tensors.keys() == {"layers/dense/vars/0"}
+    assert found.metadata["left_out"] == {"optimizer and the like": 2}
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_the_order_of_the_layers_of_a_keras_file(read, chunks):
+    buffer = io.BytesIO()
+    with pytest.importorskip("h5py").File(buffer, "w") as root:
+        for layer in ("zz", "aa"):
+            for leaf in ("kernel:0", "bias:0"):
+                root[f"model_weights/{layer}/{layer}/{leaf}"] = np.ones(2)
+            root[f"model_weights/{layer}"].attrs["weight_names"] = [
+                f"{layer}/{leaf}:0".encode() for leaf in ("kernel", "bias")
+            ]
+        attributes = root["model_weights"].attrs
+        for name, layers in {"layer_names0": ["zz"], "layer_names1": ["aa"]}.items() if chunks else ():
+            attributes[name] = layers
+        if not chunks:
+            attributes["layer_names"] = ["zz", "aa"]
+    names = ["zz/zz/kernel", "zz/zz/bias", "aa/aa/kernel", "aa/aa/bias"]
+    assert list(read(buffer.getvalue()).tensors) == names
+
+
 def test_keras_data_sets_that_claim_to_be_huge(read):
     h5py = pytest.importorskip("h5py")
     buffer = io.BytesIO()
@@ -286,7 +312,7 @@ def test_keras_data_in_other_files(read, tmp_path):
 
 def test_keras_without_h5py(read, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"needs h5py: pip install 'jax-model-zoo\[keras\]'"):
+    with pytest.raises(UserError, match=r"needs h5py: pip install -e '\.\[keras\]'"):
         read(b"\x89HDF\r\n\x1a\n" + bytes(100))
 
 

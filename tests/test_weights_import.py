@@ -166,6 +166,12 @@ def test_what_does_not_fit_is_refused(load, kind):
         load(changed=changed)
 
 
+def test_where_nothing_fits_no_table_is_named(tmp_path, tiny):
+    (tmp_path / "x.npz").write_bytes(make.npz({"zz/a": np.ones(3, np.float32)}))
+    with pytest.raises(UserError, match=r"\(by none of the known layouts\): .*'zz/a' in the file is not used"):
+        import_weights(tiny[0], tmp_path / "x.npz")
+
+
 def test_one_error_lists_everything(load):
     changed = {k: v for kind in ("missing", "unused", "shape", "integers") for k, v in MISFITS[kind][0].items()}
     with pytest.raises(UserError) as error:

@@ -135,7 +135,8 @@ def _best(model: nn.Module, paths: dict[str, str], names: list[str], input) -> M
         found.append(rules.match(table, list(paths), names))
         if not found[-1].misfits:
             return found[-1]
-    return min(found, key=lambda match: match.misfits)
+    nearest = min(found, key=lambda match: match.misfits)
+    return nearest if nearest.plan else rules.match(Table("none of the known layouts", ()), list(paths), names)
 
 
 def _encoder(model: nn.Module, paths: dict[str, str], names: list[str]) -> Match | None:
