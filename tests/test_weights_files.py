@@ -92,6 +92,16 @@ def test_torch_strides_and_shared_storages(read, write):
     assert found.tensors.keys() == weights.keys()
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_tensor_beside_the_weights_is_left_out(read, key):
+    """As PyTorch's ImageNet example saves its best accuracy."""
+    weights = {"w": make.Tensor(np.ones(2, np.float32))}
+    best = make.Tensor(np.array(71.3, np.float32))
+    found = read(make.torch_zip({"epoch": 3, "arch": "resnet18", key: weights, "best_acc1": best}))
+    assert found.tensors.keys() == {"w"}
+    assert found.metadata == {"epoch": 3, "arch": "resnet18", "left_out": {"best_acc1": 1}}
+
+
 def test_nested_names_of_an_unknown_container(read):
     tensor = make.Tensor(np.ones(2, np.float32))
     found = read(make.torch_zip({"encoder": {"w": tensor}, "decoder": [tensor, {"b": tensor}]}))

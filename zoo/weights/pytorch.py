@@ -232,7 +232,7 @@ def _storage(identity) -> Storage:
 def _state_dict(value, storages, content) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors by name, and what lies beside them: plain values, and (in 'left_out') how many tensors where."""
     metadata = {}
-    if isinstance(value, dict) and not any(isinstance(v, Tensor) for v in value.values()):
+    if isinstance(value, dict):
         for key in WRAPPERS:
             if isinstance(value.get(key), dict) and tensors_in(value[key]):
                 rest = {str(k): v for k, v in value.items() if k != key}
