@@ -347,6 +347,26 @@ def test_own_rules(tmp_path):
         ([("dense1/kernel", 5, np.copy)], [], r"a rule is \(regex"),
         ([("dense1/kernel", r"\2", np.copy)], [], r"'dense1/kernel': invalid group reference"),
         ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.transpose(2, 1, 0))], ["n"], r"cannot take \[4, 6\]"),
+        (
+            [*OWN[1:], ("dense1/kernel", "a/w", lambda x, y: x)],
+            ["n"],
+            r"<lambda> cannot take \[4, 6\]: .*argument: 'y'",
+        ),
+        ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.permute(1, 0))], ["n"], r"cannot take .*attribute 'permute'"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: {}[x.size])], ["n"], r"dense1/kernel: <lambda> cannot .*: 24$"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", partial(np.reshape, shape=(5,)))], ["n"], r"partial cannot take \[4, 6\]"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", np.ndarray.tolist)], ["n"], r"tolist gives list, not an array of numbers"),
+        (
+            [*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.astype(str))],
+            ["n"],
+            r"<lambda> gives <U32, not an array of n",
+        ),
+        (OWN, "n", r"what is ignored is a list of regular expressions, not 'n'"),
+        (OWN, None, r"what is ignored is a list of regular expressions, not None"),
+        (OWN, ["n("], r"ignored is 'n\(', no regular expression: missing \)"),
+        (OWN, [5], r"ignored is 5, no regular expression"),
+        (7, [], r"they are a list of rules, not 7"),
+        ({"a": 1}, [], r"they are a list of rules, not \{'a': 1\}"),
     ],
 )
 def test_own_rules_that_are_wrong(tmp_path, given, ignore, line):

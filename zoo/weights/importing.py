@@ -57,6 +57,7 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
         table = given if isinstance(given, Table) else rules.make(given)
         fit = rules.match(table, list(paths), list(names))
 
+    notes += fit.table.notes
     leaves, misfits, kinds, stem = {}, {}, {}, tables.stem(paths)
     table = [Row(path, (), "new", sizes[path]) for path in fresh]
     for path, (sources, transform) in fit.plan.items():
@@ -65,13 +66,19 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
             misfits[path] = f"{sources[0]!r} is {tensors[0].dtype}, not a floating-point tensor"
             continue
         kinds.update({s: t.dtype.name for s, t in zip(sources, tensors, strict=True) if t.dtype != np.float32})
+        wanted, how = sizes[path], getattr(transform, "__name__", type(transform).__name__)
         try:
             array = transform(*tensors)
-        except (ValueError, IndexError) as error:  # a tensor of another rank than the rule is for
+            array = np.asarray(array) if hasattr(array, "dtype") else array
+        except (
+            Exception
+        ) as error:  # a tensor of another rank than the rule is for, or whatever a user's function raises
             listed = " and ".join(str(list(t.shape)) for t in tensors)
-            misfits[path] = f"{transform.__name__} cannot take {listed}: {error}"
+            misfits[path] = f"{how} cannot take {listed}: {(str(error) or type(error).__name__).splitlines()[0]}"
             continue
-        wanted, how = sizes[path], transform.__name__
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubV":
+            misfits[path] = f"{how} gives {getattr(array, 'dtype', type(array).__name__)}, not an array of numbers"
+            continue
         if path == stem and (adapted := _channels(array, wanted, model, input)) is not None:
             array, note = adapted
             wanted = array.shape
