@@ -132,7 +132,10 @@ def test_vectors_that_do_not_fit(tmp_path, name, options, given, line):
             r"words <U1\[1\] and vectors float32\[2, 3\]",
         ),
         ({"words": np.ones(1), "vectors": np.ones((1, 3), np.float32)}, r"words float64\[1\]"),
-        ({"words": np.array(["a"], object), "vectors": np.ones((1, 3))}, "Object arrays cannot be loaded"),
+        (
+            {"words": np.array(["a"], object), "vectors": np.ones((1, 3))},
+            r"words.npy holds object; .*pickled objects are never read",
+        ),
     ],
 )
 def test_arrays_that_are_no_vectors(tmp_path, arrays, line):
