@@ -126,7 +126,7 @@ def push(folder: pathlib.Path, repo: str) -> str:
     try:
         hub, errors = (importlib.import_module(name) for name in ("huggingface_hub", "huggingface_hub.errors"))
     except ImportError:
-        raise UserError("--push needs huggingface_hub: pip install 'jax-model-zoo[hf]'") from None
+        raise UserError("--push needs huggingface_hub: pip install -e '.[hf]'") from None
     try:
         hub.create_repo(repo, private=FLAGS.private, exist_ok=True)
         done = hub.upload_folder(repo_id=repo, folder_path=folder, commit_message="Weights of the JAX model zoo")

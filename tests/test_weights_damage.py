@@ -1,11 +1,14 @@
 """Thousands of damaged files: always either right or one clear line, in little time and memory."""
 
+import functools
+import gzip
 import io
 import json
 import pathlib
 import struct
 import time
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import weight_files as make
 import zoo
 from zoo import words
 from zoo.errors import UserError
-from zoo.weights import files, header, safetensors
+from zoo.weights import files, header, pytorch, safetensors
 
 
 def ours(path) -> bytes:
@@ -152,6 +155,69 @@ def test_a_thousand_damaged_files(tmp_path, name):
     for seed in range(1, 5):
         refused, _ = check(name, tmp_path / name.partition(",")[0], 1_000, seed)
         assert refused > 200
+
+
+def packed_words(count) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, words=np.zeros(count, "<U10"), vectors=np.zeros((count, 30), np.float32))
+    return buffer.getvalue()
+
+
+def pickled(code, method) -> bytes:
+    return make.zipped({"archive/data.pkl": b"\x80\x02" + code}, method)
+
+
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+BOMBS = {  # -> (content, what the error says)
+    "words and vectors": (lambda: packed_words(500_000), "expands to 80,000,256: a zip bomb"),
+    "words alone": (lambda: packed_words(350_000), "350,000 words and vectors of 30 in .* a zip bomb"),
+    "text": (lambda: gzip.compress((b"a" + b" 1" * 500_000 + b"\n") * 40), "unpacks to many times its size"),
+    "binary": (lambda: gzip.compress(b"9999999 50000\n" + (b"a " + bytes(200_000)) * 200), "unpacks to many times"),
+    "packed pickle": (lambda: pickled(b"}" * 1_500_000, DEFLATED), "data.pkl is compressed.* a zip bomb"),
+    "pickle": (lambda: pickled(b"}" * 1_100_000, STORED), "a pickle of more than 1,065,7.. instructions"),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "pickle")) for n in BOMBS])
+def test_bombs(tmp_path, name):
+    content, line = BOMBS[name]
+    path = tmp_path / "x"
+    path.write_bytes(content())
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=line):
+            files.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + 100e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_of_many_instructions(tmp_path, monkeypatch, legacy):
+    monkeypatch.setattr(pytorch, "MOST", 1000)
+    nested = functools.reduce(lambda inner, _: [inner], range(400), {"w": make.Tensor(np.ones(2, np.float32))})
+    (tmp_path / "x").write_bytes((make.torch_legacy if legacy else make.torch_zip)(nested))
+    with pytest.raises(UserError, match=r"a pickle of more than 1,0.* instructions"):
+        files.read(tmp_path / "x")
+
+
+def test_what_is_unpacked_is_in_memory_once(tmp_path):
+    (tmp_path / "x").write_bytes(make.npz({"w": np.zeros(15 * 2**20, np.float32)}, compressed=True))
+    tracemalloc.start()
+    files.read(tmp_path / "x")
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_a_short_line_of_a_pickle_is_read_without_what_follows():
+    file = pytorch._File(memoryview(b"V\n" * 2**15 + b"x" * 2000 + b"\n"))
+    tracemalloc.start()
+    assert file.readline() == b"V\n"
+    assert tracemalloc.get_traced_memory()[1] < 2000
+    tracemalloc.stop()
+    file.at = 2**16
+    assert file.readline() == b"x" * 2000 + b"\n"
+    assert file.readline() == b""
 
 
 def test_a_changed_weight_of_ours_is_found(tmp_path):

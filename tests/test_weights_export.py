@@ -50,6 +50,8 @@ def test_names_and_order(tmp_path):
         ("x.pth", {"layout": "keras"}, r"layout 'keras' go to a file that ends in \.h5"),
         ("x.h5", {"layout": "torch"}, r"layout 'torch' go to a file that ends in \.npz or \.pt or \.pth"),
         ("x.pth", {"layout": "torch", "licence": "MIT"}, "licence can be said in our own files only"),
+        ("x.pth", {}, r"x.pth: layout 'zoo' writes safetensors; for others say layout=buda\|cifar\|keras"),
+        ("x.keras", {"licence": "MIT"}, r"x.keras: layout 'zoo' writes safetensors"),
         ("x.safetensors", {"input": (1, 2, 1)}, "input is for a layout of PyTorch"),
         ("no/x.pth", {"layout": "torch"}, r"cannot write .*No such file"),
     ],

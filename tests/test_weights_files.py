@@ -92,6 +92,16 @@ def test_torch_strides_and_shared_storages(read, write):
     assert found.tensors.keys() == weights.keys()
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_tensor_beside_the_weights_is_left_out(read, key):
+    """As PyTorch's ImageNet example saves its best accuracy."""
+    weights = {"w": make.Tensor(np.ones(2, np.float32))}
+    best = make.Tensor(np.array(71.3, np.float32))
+    found = read(make.torch_zip({"epoch": 3, "arch": "resnet18", key: weights, "best_acc1": best}))
+    assert found.tensors.keys() == {"w"}
+    assert found.metadata == {"epoch": 3, "arch": "resnet18", "left_out": {"best_acc1": 1}}
+
+
 def test_nested_names_of_an_unknown_container(read):
     tensor = make.Tensor(np.ones(2, np.float32))
     found = read(make.torch_zip({"encoder": {"w": tensor}, "decoder": [tensor, {"b": tensor}]}))
@@ -265,6 +275,32 @@ def test_keras(read):
     equal(found.tensors, tensors)
 
 
+def test_keras_optimizers_are_left_out(read):
+    beside = {"optimizer/vars/0": np.ones(3), "layers/dropout/seed_generator/vars/0": np.arange(2)}
+    found = read(keras_file({"layers/dense/vars/0": np.ones(2)} | beside))
+    assert found.tensors.keys() == {"layers/dense/vars/0"}
+    assert found.metadata["left_out"] == {"optimizer and the like": 2}
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_the_order_of_the_layers_of_a_keras_file(read, chunks):
+    buffer = io.BytesIO()
+    with pytest.importorskip("h5py").File(buffer, "w") as root:
+        for layer in ("zz", "aa"):
+            for leaf in ("kernel:0", "bias:0"):
+                root[f"model_weights/{layer}/{layer}/{leaf}"] = np.ones(2)
+            root[f"model_weights/{layer}"].attrs["weight_names"] = [
+                f"{layer}/{leaf}:0".encode() for leaf in ("kernel", "bias")
+            ]
+        attributes = root["model_weights"].attrs
+        for name, layers in {"layer_names0": ["zz"], "layer_names1": ["aa"]}.items() if chunks else ():
+            attributes[name] = layers
+        if not chunks:
+            attributes["layer_names"] = ["zz", "aa"]
+    names = ["zz/zz/kernel", "zz/zz/bias", "aa/aa/kernel", "aa/aa/bias"]
+    assert list(read(buffer.getvalue()).tensors) == names
+
+
 def test_keras_data_sets_that_claim_to_be_huge(read):
     h5py = pytest.importorskip("h5py")
     buffer = io.BytesIO()
@@ -286,7 +322,7 @@ def test_keras_data_in_other_files(read, tmp_path):
 
 def test_keras_without_h5py(read, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"needs h5py: pip install 'jax-model-zoo\[keras\]'"):
+    with pytest.raises(UserError, match=r"needs h5py: pip install -e '\.\[keras\]'"):
         read(b"\x89HDF\r\n\x1a\n" + bytes(100))
 
 

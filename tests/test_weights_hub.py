@@ -65,5 +65,5 @@ def test_refused(asked, address, line):
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'jax-model-zoo\[hf\]'"):
+    with pytest.raises(UserError, match=r"needs huggingface_hub: pip install -e '\.\[hf\]'"):
         files.read("hf:owner/repo")

@@ -166,6 +166,12 @@ def test_what_does_not_fit_is_refused(load, kind):
         load(changed=changed)
 
 
+def test_where_nothing_fits_no_table_is_named(tmp_path, tiny):
+    (tmp_path / "x.npz").write_bytes(make.npz({"zz/a": np.ones(3, np.float32)}))
+    with pytest.raises(UserError, match=r"\(by none of the known layouts\): .*'zz/a' in the file is not used"):
+        import_weights(tiny[0], tmp_path / "x.npz")
+
+
 def test_one_error_lists_everything(load):
     changed = {k: v for kind in ("missing", "unused", "shape", "integers") for k, v in MISFITS[kind][0].items()}
     with pytest.raises(UserError) as error:
@@ -249,6 +255,50 @@ def test_prefixes_of_wrappers(tiny, tmp_path, names, prefix):
         assert len(done.table) == len(tensors) - 1
 
 
+def dense_layers(*layers, bias_first=False) -> dict[str, np.ndarray]:
+    """Square layers of PyTorch, so that no shape tells them apart: the bias of each is its number."""
+    parts = [{"weight": np.ones((4, 4)), "bias": np.full(4, i)} for i in range(1, len(layers) + 1)]
+    parts = [dict(reversed(part.items())) if bias_first else part for part in parts]
+    named = zip(layers, parts, strict=True)
+    return {f"{layer}.{leaf}": array.astype(np.float32) for layer, part in named for leaf, array in part.items()}
+
+
+@pytest.mark.parametrize(
+    "layers, order",
+    [
+        (("input", "hidden", "output"), (1, 2, 3)),  # as a state_dict has them: that of the definition
+        (("zz", "aa", "mm"), (1, 2, 3)),
+        (("fc", "fc2", "out"), (1, 2, 3)),
+        (("body.0", "body.2", "head"), (1, 2, 3)),
+        (("fc10", "fc2", "fc1"), (3, 2, 1)),  # numbers say more than the order of the definitions
+        (("out", "fc1", "fc2"), None),
+        (("fc2", "fc1", "last"), None),
+    ],
+)
+def test_the_order_of_dense_layers(tmp_path, layers, order):
+    model = zoo.create_model("mlp", widths=(4, 4), num_classes=4)
+    (tmp_path / "x").write_bytes(make.torch_zip(make.state_dict(dense_layers(*layers))))
+    if order is None:
+        line = rf"x: the order of the layers {', '.join(layers)} cannot be told: their numbers and the file's order"
+        with pytest.raises(UserError, match=line):
+            import_weights(model, tmp_path / "x", input=(4,))
+        return
+    params = import_weights(model, tmp_path / "x", input=(4,)).variables["params"]
+    assert tuple(params[name]["bias"][0] for name in ("dense1", "dense2", "head")) == order
+
+
+def test_the_order_of_dense_layers_in_a_file_that_is_sorted_by_name(tmp_path):
+    model = zoo.create_model("mlp", widths=(4, 4), num_classes=4)
+    for layers, wanted in ((("fc1", "fc2", "output"), (1, 2, 3)), (("hidden", "input", "output"), None)):
+        (tmp_path / "x.npz").write_bytes(make.npz(dense_layers(*layers, bias_first=True)))
+        if wanted is None:
+            with pytest.raises(UserError, match="not numbered, and the file is sorted; give rules"):
+                import_weights(model, tmp_path / "x.npz", input=(4,))
+        else:
+            params = import_weights(model, tmp_path / "x.npz", input=(4,)).variables["params"]
+            assert tuple(params[name]["bias"][0] for name in ("dense1", "dense2", "head")) == wanted
+
+
 # A user's own rules.
 
 MLP = zoo.create_model("mlp", widths=(6,), num_classes=3)
@@ -297,6 +347,26 @@ def test_own_rules(tmp_path):
         ([("dense1/kernel", 5, np.copy)], [], r"a rule is \(regex"),
         ([("dense1/kernel", r"\2", np.copy)], [], r"'dense1/kernel': invalid group reference"),
         ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.transpose(2, 1, 0))], ["n"], r"cannot take \[4, 6\]"),
+        (
+            [*OWN[1:], ("dense1/kernel", "a/w", lambda x, y: x)],
+            ["n"],
+            r"<lambda> cannot take \[4, 6\]: .*argument: 'y'",
+        ),
+        ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.permute(1, 0))], ["n"], r"cannot take .*attribute 'permute'"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", lambda x: {}[x.size])], ["n"], r"dense1/kernel: <lambda> cannot .*: 24$"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", partial(np.reshape, shape=(5,)))], ["n"], r"partial cannot take \[4, 6\]"),
+        ([*OWN[1:], ("dense1/kernel", "a/w", np.ndarray.tolist)], ["n"], r"tolist gives list, not an array of numbers"),
+        (
+            [*OWN[1:], ("dense1/kernel", "a/w", lambda x: x.astype(str))],
+            ["n"],
+            r"<lambda> gives <U32, not an array of n",
+        ),
+        (OWN, "n", r"what is ignored is a list of regular expressions, not 'n'"),
+        (OWN, None, r"what is ignored is a list of regular expressions, not None"),
+        (OWN, ["n("], r"ignored is 'n\(', no regular expression: missing \)"),
+        (OWN, [5], r"ignored is 5, no regular expression"),
+        (7, [], r"they are a list of rules, not 7"),
+        ({"a": 1}, [], r"they are a list of rules, not \{'a': 1\}"),
     ],
 )
 def test_own_rules_that_are_wrong(tmp_path, given, ignore, line):

@@ -41,6 +41,7 @@ def test_a_file_makes_its_model_again(tmp_path, name):
     assert says["model"] == name
     assert says["licence"] == "MIT"
     assert ("batch_norm" in says) == ("batch_stats" in variables)
+    assert ("padding" in says) == (name != "mlp")
     jax.tree.map(np.testing.assert_array_equal, zoo.load_weights(model, path, input=shape), variables)
 
 
@@ -59,6 +60,18 @@ def test_the_header(tmp_path):
     assert says["options"] == {"depths": [1], "width": 4, "num_classes": 2}
     assert says["sha256"] == header.checksum(weights.tensors)
     assert says["padding"]
+
+
+def test_numbers_of_numpy_in_the_header(tmp_path):
+    x = np.random.default_rng(0).random((9, 3), np.float32)
+    model = zoo.create_model("mlp", widths=())
+    given = {"mean": tuple(x.mean(0)), "std": x.std(0), "crop": np.float64(0.5), "input_size": np.array([3])}
+    given |= {"target_mean": jax.numpy.float32(0.25), "class_names": np.array(["a", "b"])}
+    zoo.save_weights(tmp_path / "x", model, variables_of(model, (3,)), **given)
+    says = zoo.load_model(tmp_path / "x")[2]
+    assert (says["mean"], says["std"]) == (x.mean(0).tolist(), x.std(0).tolist())
+    assert (says["crop"], says["input_size"], says["target_mean"]) == (0.5, [3], 0.25)
+    assert says["class_names"] == ["a", "b"]
 
 
 def test_a_batch_tells_the_input(tmp_path):
@@ -126,6 +139,58 @@ def test_the_same_weights_in_another_function_are_refused(tmp_path, capsys, name
     else:
         with pytest.raises(UserError, match=line):
             zoo.load_weights(model, tmp_path / "x")
+
+
+# Options with another of which the same weights are another function; all the rest are header.FREE.
+MEANING = {
+    "activation", "biases", "bidirectional", "bn_eps", "bottleneck", "bottleneck_stride", "cardinalities", "cell",
+    "combine", "connections", "conv_bias", "depth", "depths", "dims", "encoder_name", "features", "filters",
+    "global_pool", "groups", "head_activation", "hidden", "kernel_size", "kernel_sizes", "norm", "norm_place",
+    "padding", "pieces", "pool", "pool_size", "preactivation", "response_norm", "shortcut", "stage_stride", "stem",
+    "stem_width", "tied", "up", "vocab_size", "weight_standardization", "widening", "width", "widths",
+    "zero_padded_pool",
+}  # fmt: skip
+
+
+def test_every_option_of_every_model_is_known_as_free_or_as_meaning_something():
+    """A new option belongs in one of the two."""
+    fields = {field for make in zoo.models.MODELS.values() for field in header._fields(make())}
+    assert not MEANING & set(header.FREE)
+    assert fields == MEANING | set(header.FREE)
+
+
+@pytest.mark.parametrize(
+    "name, options, other",
+    [
+        (
+            "lstm_classifier", {"vocab_size": 7, "width": 3, "embed_dim": 3},
+            {"forget_bias": 1.0, "init_scale": 0.1, "dropout": 0.5, "variational": True, "recurrent_dropout": 0.2},
+        ),
+        ("lstm_lm", {"num_classes": 7, "width": 3}, {"embed_dim": 3, "embed_size": 7}),
+        ("text_cnn", {"vocab_size": 7, "filters": 2, "embed_dim": 3}, {"embed_dropout": 0.3}),
+    ],
+)  # fmt: skip
+def test_options_that_act_only_in_training_are_free(tmp_path, name, options, other):
+    saved = zoo.create_model(name, **options)
+    token = np.zeros((1, 5), np.int32)
+    shapes = jax.eval_shape(saved.init, {"params": jax.random.key(0)}, token)
+    variables = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes)
+    zoo.save_weights(tmp_path / "x", saved, variables)
+    found = zoo.load_weights(zoo.create_model(name, **options, **other), tmp_path / "x")
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+def test_the_options_of_a_run_are_checked(tmp_path, monkeypatch):
+    """By its model.json; one from before there was such a file is believed."""
+    model = zoo.create_model("mlp", widths=(4,), activation="tanh")
+    variables = variables_of(model, (3,))
+    monkeypatch.setattr(zoo.checkpoint, "load_variables", lambda path: variables)
+    other = zoo.create_model("mlp", widths=(4,))
+    zoo.load_weights(other, tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(header.semantics(model, {})))
+    jax.tree.map(np.testing.assert_array_equal, zoo.load_weights(model, tmp_path), variables)
+    with pytest.raises(UserError, match="was saved with activation='tanh'; the model has 'relu'"):
+        zoo.load_weights(other, tmp_path)
 
 
 def test_a_file_of_others_makes_no_model(tmp_path):

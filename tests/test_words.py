@@ -1,15 +1,18 @@
 """Word vectors after training: files, queries, evaluation, pictures, the command line."""
 
 import gzip
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import weight_files as make
 from PIL import Image
 
 from zoo import words
 from zoo.errors import UserError
+from zoo.weights import files
 from zoo.words import Vectors
 from zoo.words.vectors import neighbours, principal
 
@@ -66,6 +69,8 @@ def test_a_word_of_glove_with_a_space(tmp_path):
         ("v.txt", b"", r"v\.txt has no vectors"),
         ("v.bin", b"a 1 2\n", r"v\.bin:1: no word2vec file"),
         ("v.bin", b"2 2\na " + bytes(8) + b"\nb " + bytes(5), r"v\.bin: ends or is damaged at word 2 of 2"),
+        ("v.txt", b"2 2\na 1 2\n 3 4\n", r"v\.txt: word 2 is empty"),
+        ("v.w2v", b"2 2\na 1 x\nb 1 2\n", r"v\.w2v:2: a line must be a word and 2 numbers"),
         ("v.txt.gz", b"plain", r"cannot read vectors .*v\.txt\.gz"),
     ],
 )  # fmt: skip
@@ -73,6 +78,65 @@ def test_damaged_files(tmp_path, name, content, line):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=line):
         words.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["v.w2v", "v.vec.gz", "v", "v.2024.model"])
+@pytest.mark.parametrize("format", ["bin", "text"])
+def test_binary_and_text_are_told_by_the_content(tmp_path, name, format):
+    words.save(tmp_path / name, VECTORS, format=format)
+    found = words.load(tmp_path / name)
+    assert found.words == VECTORS.words
+    np.testing.assert_array_equal(found.table, VECTORS.table)
+
+
+def test_words_with_spaces_in_an_npz(tmp_path):
+    spaced = Vectors((". .", "new york"), np.eye(2, dtype=np.float32))
+    words.save(tmp_path / "v.npz", spaced)
+    assert words.load(tmp_path / "v.npz").words == spaced.words
+    assert words.load(tmp_path / "v.npz", limit=1).words == (". .",)
+
+
+@pytest.mark.parametrize("first", [b"", b"2 2\n"])
+def test_numbers_without_digits_on_one_side_and_a_byte_order_mark(tmp_path, first):
+    (tmp_path / "v").write_bytes(b"\xef\xbb\xbf" + first + b"a .5 1.\nb -.5 1.e2\n")
+    found = words.load(tmp_path / "v")
+    assert found.words == ("a", "b")
+    np.testing.assert_array_equal(found.table, [[0.5, 1], [-0.5, 100]])
+    np.testing.assert_array_equal(files.read(tmp_path / "v").tensors["vectors"], found.table)
+
+
+def test_of_a_word_that_stands_twice_the_first_is_kept(tmp_path, capsys):
+    (tmp_path / "v.txt").write_text("4 1\na 1\nb 2\na 3\na 4\n")
+    found = words.load(tmp_path / "v.txt")
+    assert (found.words, found.table.tolist()) == (("a", "b"), [[1], [2]])
+    assert capsys.readouterr().out == f"{tmp_path / 'v.txt'}: 2 words again, such as 'a'; the first is kept\n"
+
+
+def damaged_npz(kind) -> bytes:
+    names = {"words.npy": io.BytesIO(), "vectors.npy": io.BytesIO()}
+    np.save(names["words.npy"], np.array(["a", "b"]))
+    shape = (2, 3) if kind == "encrypted" else (10**9, 10**6)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(names["vectors.npy"], header)
+    content = bytearray(make.zipped({name: file.getvalue() for name, file in names.items()}))
+    if kind == "encrypted":
+        content[6] |= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind, line",
+    [
+        ("encrypted", "'words.npy' is encrypted"),
+        ("huge", r"vectors.npy: 0 bytes cannot be float32\[1000000000, 1000000\]"),
+    ],
+)
+def test_an_npz_that_cannot_be_read(tmp_path, kind, line):
+    (tmp_path / "x").write_bytes(damaged_npz(kind))
+    for read in (words.load, files.read):
+        with pytest.raises(UserError, match=line) as error:
+            read(tmp_path / "x")
+        assert str(error.value).count(str(tmp_path)) == 1
 
 
 def test_mistakes_with_files(tmp_path):

@@ -233,3 +233,33 @@ def test_lstm(tmp_path, name, bidirectional):
         wanted = np.asarray(net(token))
         close(jit(model.apply)(variables, token), wanted.mean(1) if bidirectional else wanted)
         equal(import_weights(model, tmp_path / name).variables, variables)
+
+
+def dense(*names):
+    """Trained layers with shapes that tell nothing, BN and dropout between."""
+    keras.utils.set_random_seed(0)
+    parts = [[keras.layers.Dense(6, name=name), keras.layers.BatchNormalization()] for name in names[:-1]]
+    parts = [part for pair in parts for part in (*pair, keras.layers.ReLU(), keras.layers.Dropout(0.1))]
+    net = keras.Sequential([keras.Input((6,)), *parts, keras.layers.Dense(6, name=names[-1])])
+    net.compile(optimizer="adam", loss="mse")
+    net.fit(np.ones((8, 6)), np.ones((8, 6)), verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras"])
+@pytest.mark.parametrize("names", [("zz", "aa", "out"), ("dense_7", "dense_3", "dense")])
+def test_a_trained_stack_with_names_of_its_own(tmp_path, name, names):
+    """By the order of the layers in the file; what the optimizer remembers is left out."""
+    net = dense(*names)
+    save(net, tmp_path / name)
+    model = zoo.create_model("mlp", widths=(6, 6), num_classes=6, norm="batch")
+    done = import_weights(model, tmp_path / name, input=(6,))
+    (note,) = done.notes
+    assert note.startswith("optimizer and the like left out (")
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    epsilon = [layer.epsilon for layer in net.layers if hasattr(layer, "epsilon")]
+    assert epsilon == [1e-3] * 2
+    for layer in net.layers:
+        if hasattr(layer, "epsilon"):
+            layer.epsilon = 1e-5  # as ours has
+    close(jit(model.apply)(done.variables, x), net(x, training=False))

@@ -1,5 +1,6 @@
 """Files that PyTorch itself wrote, of the models people have: imported, they give the same logits."""
 
+import collections
 import importlib.util
 import pathlib
 import subprocess
@@ -75,6 +76,19 @@ def sequential():
         norms[1],
         nn.ReLU(),
         nn.Linear(8, 3),
+    )
+
+
+def unnumbered():
+    """Layers whose names are in another order than the layers, and whose shapes are the same."""
+    return nn.Sequential(
+        collections.OrderedDict(
+            input=nn.Linear(16, 16),
+            relu=nn.ReLU(),
+            hidden=nn.Linear(16, 16),
+            relu2=nn.ReLU(),
+            output=nn.Linear(16, 3),
+        )
     )
 
 
@@ -164,6 +178,7 @@ PEERS = {
     "mlp": (
         "mlp", {"widths": (9, 8), "num_classes": 3, "norm": "batch"}, sequential, "MLP in PyTorch", (4, 5, 3),
     ),
+    "unnumbered": ("mlp", {"widths": (16, 16), "num_classes": 3}, unnumbered, "MLP in PyTorch", (16,)),
     "milesial": ("unet", UNET, Milesial, "milesial's U-Net", (16, 16, 3)),
     "buda": ("unet", UNET, Buda, "mateuszbuda's U-Net", (16, 16, 3)),
 }  # fmt: skip
@@ -185,7 +200,7 @@ def randomized(net):
 def compare(model, variables, net, shape):
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     with torch.no_grad():
-        wanted = net(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+        wanted = net(torch.from_numpy(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x)).numpy()
     if wanted.ndim == 4:
         wanted = wanted.transpose(0, 2, 3, 1)
     found = jit(model.apply)(variables, x)
@@ -262,6 +277,15 @@ def test_safetensors_both_ways(tmp_path):
     for name, tensor in tensors.items():
         assert again[name].dtype == tensor.dtype
         assert torch.equal(again[name].float(), tensor.float())
+
+
+def test_safetensors_of_layers_without_numbers_are_refused(tmp_path):
+    """The library sorts by name, so that nothing tells which layer is first."""
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file(unnumbered().state_dict(), tmp_path / "x.safetensors")
+    model = zoo.create_model("mlp", widths=(16, 16), num_classes=3)
+    with pytest.raises(zoo.UserError, match="the order of the layers hidden, input, output cannot be told"):
+        import_weights(model, tmp_path / "x.safetensors", input=(16,))
 
 
 def verify(path, *flags):

@@ -24,10 +24,11 @@ def theirs(ours):
 
 @pytest.mark.filterwarnings("ignore")  # gensim leaves files open
 @pytest.mark.parametrize(
-    "name, binary, header", [("v.bin", True, True), ("v.txt", False, True), ("glove.txt", False, False)]
+    "name, binary, header",
+    [("v.bin", True, True), ("v.w2v", True, True), ("v.txt", False, True), ("glove.txt", False, False)],
 )
 def test_files(tmp_path, ours, theirs, name, binary, header):
-    words.save(tmp_path / name, ours)
+    words.save(tmp_path / name, ours, format="bin" if binary else "auto")
     options = {"binary": binary, "no_header": not header}
     read = keyedvectors.KeyedVectors.load_word2vec_format(str(tmp_path / name), **options)
     assert tuple(read.index_to_key) == ours.words
@@ -36,6 +37,15 @@ def test_files(tmp_path, ours, theirs, name, binary, header):
     back = words.load(tmp_path / name)
     assert back.words == ours.words
     np.testing.assert_allclose(back.table, ours.table, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_word_that_stands_twice(tmp_path):
+    (tmp_path / "v.txt").write_text("3 2\na 1 2\nb 3 4\na 5 6\n")
+    theirs = keyedvectors.KeyedVectors.load_word2vec_format(str(tmp_path / "v.txt"))
+    found = words.load(tmp_path / "v.txt")
+    assert found.words == tuple(theirs.key_to_index)
+    np.testing.assert_array_equal(found.table, [theirs[word] for word in found.words])
 
 
 def test_queries(ours, theirs):

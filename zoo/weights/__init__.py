@@ -20,6 +20,8 @@ from zoo.weights import export, files, header, importing, safetensors, vectors
 from zoo.weights.importing import Import
 from zoo.weights.rules import Table
 
+OTHERS = (".bin", ".ckpt", ".h5", ".hdf5", ".keras", ".npz", ".pt", ".pth", ".th")  # endings of what is not our own
+
 
 def load_weights(
     model: nn.Module,
@@ -104,6 +106,8 @@ def save_weights(
         raise UserError(
             "save_weights: input is for a layout of PyTorch; say input_size=(...) of weights in our own files"
         )
+    if layout == "zoo" and pathlib.Path(path).suffix in OTHERS:
+        raise UserError(f"{path}: layout 'zoo' writes safetensors; for others say layout={'|'.join(export.LAYOUTS)}")
     if layout == "zoo":
         safetensors.write(path, arrays, header.describe(model, arrays, metadata))
     else:
@@ -115,6 +119,7 @@ def import_weights(model: nn.Module, source, rules=None, *, input=None, words=No
     weights = files.read(source)
     if "words" in weights.metadata:
         return vectors.fill(model, source, weights, words, input, seed)
-    if "zoo" in weights.metadata:
-        header.check_options(source, header.read(source, weights), model)
+    run = os.path.isdir(source)
+    if said := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
+        header.check_options(source, said, model)
     return importing.fill(model, source, weights, rules, input, seed)

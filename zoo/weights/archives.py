@@ -51,7 +51,7 @@ def _member(view: memoryview, info: zipfile.ZipInfo) -> memoryview:
     if signature != b"PK\x03\x04" or flags & 1 or len(content) != info.compress_size:
         raise UserError(f"the zip member {info.filename!r} is encrypted or damaged")
     if info.compress_type == zipfile.ZIP_DEFLATED:
-        content = memoryview(zlib.decompressobj(-15).decompress(content, info.file_size + 1))
+        content = memoryview(_inflated(content, info.file_size))
     elif info.compress_type != zipfile.ZIP_STORED:
         raise UserError(f"the zip member {info.filename!r} is compressed in a way that npz and PyTorch never use")
     if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
@@ -59,9 +59,17 @@ def _member(view: memoryview, info: zipfile.ZipInfo) -> memoryview:
     return content
 
 
-def npz(files: dict[str, memoryview]) -> dict[str, np.ndarray]:
-    """Arrays of the .npy members, by name."""
-    return {name.removesuffix(".npy"): _npy(name, content) for name, content in files.items()}
+def _inflated(content: memoryview, size: int) -> bytearray:
+    """In small parts, so that nothing is in memory twice; one byte more than `size` where there is more."""
+    done, stream = bytearray(), zlib.decompressobj(-15)
+    for at in range(0, len(content), 2**12):  # deflate grows at most 1032 times
+        done += stream.decompress(content[at : at + 2**12])[: size + 1 - len(done)]
+    return done
+
+
+def npz(files: dict[str, memoryview], kinds: str = "fiub") -> dict[str, np.ndarray]:
+    """Arrays of the .npy members, by name; `kinds` of NumPy's dtypes are allowed."""
+    return {name.removesuffix(".npy"): _npy(name, content, kinds) for name, content in files.items()}
 
 
 def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -70,14 +78,14 @@ def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> Non
         np.savez(file, **tensors)
 
 
-def _npy(name: str, content: memoryview) -> np.ndarray:
+def _npy(name: str, content: memoryview, kinds: str) -> np.ndarray:
     start = io.BytesIO(content[: 2**16])  # NumPy's own limit for a header is 10,000 bytes
     version = np.lib.format.read_magic(start)
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in headers:
         raise UserError(f"{name}: npy version {version} is for structured arrays; weights are plain ones")
     shape, fortran, dtype = headers[version](start)
-    if dtype.kind not in "fiub":
+    if dtype.kind not in kinds:
         raise UserError(f"{name} holds {dtype}; weights are numbers (pickled objects are never read)")
     size, start = math.prod(shape), start.tell()
     if any(n < 0 for n in shape) or size * dtype.itemsize != len(content) - start:

@@ -4,6 +4,7 @@ Nothing in a file is executed, and nothing is taken at its word: lengths, shapes
 is asked for. Arrays are read-only views of the mapped file wherever the format stores them plainly.
 """
 
+import codecs
 import mmap
 import os
 import pathlib
@@ -37,7 +38,7 @@ READERS: dict[str, Callable] = {
     "Keras": lambda data, path: hdf5.read_keras(archives.members(data)),
     "word vectors": lambda data, path: _word_vectors(words.load(path)),
 }
-NUMBER = rb"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?"
+NUMBER = rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
 def read(source: str | os.PathLike) -> Weights:
@@ -65,7 +66,7 @@ def read(source: str | os.PathLike) -> Weights:
         name = detect(data)
         tensors, metadata = READERS[name](data, path)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(str(error) if name == "word vectors" else f"{path}: {error}") from None
     except Exception as error:  # whatever damaged bytes make the parsers of NumPy, zipfile, json and h5py raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path} is not a whole {name} file: {first}") from None
@@ -105,7 +106,7 @@ def detect(data: mmap.mmap) -> str:
         return "safetensors"
     if data[:1] == b"\x80":
         return "PyTorch"
-    first = data[: 2**16].partition(b"\n")[0].split()
+    first = data[: 2**16].removeprefix(codecs.BOM_UTF8).partition(b"\n")[0].split()
     numbers = [bool(re.fullmatch(NUMBER, part)) for part in first]
     if data[:2] == b"\x1f\x8b" or (len(first) > 1 and all(numbers[-2:])):  # word2vec's two numbers, or GloVe's many
         return "word vectors"

@@ -12,10 +12,11 @@ import numpy as np
 from zoo import models, options
 from zoo.errors import UserError
 
-# Options with which the same weights mean the same function, or that the import adapts.
+# Options with which the same weights mean the same function, that the import adapts, or that the shapes alone tell.
 FREE = (
     "num_classes", "in_channels", "dropout", "dropout_input", "block_dropout", "dropout_kind", "dropconnect",
-    "stochastic_depth", "dtype", "remat", "kernel_init", "bias_init", "zero_init", "features_only",
+    "embed_dropout", "recurrent_dropout", "variational", "stochastic_depth", "dtype", "remat", "kernel_init",
+    "bias_init", "zero_init", "forget_bias", "init_scale", "features_only", "embed_dim", "embed_size",
 )  # fmt: skip
 
 
@@ -67,17 +68,25 @@ def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[
             "epsilon": getattr(model, "bn_eps", 1e-5),
             "momentum": 0.9,
         }  # flax's momentum, 1 - PyTorch's
-    says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
+    if any(array.ndim > 2 for path, array in arrays.items() if path.endswith("/kernel")):  # convolutions
+        says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
     return {"format": "np", "zoo": json.dumps(says)}
 
 
 def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
     """What weights of this model mean: its name and options, and `given` of `metadata`, whose other names are None."""
+    given = {name: _plain(value) for name, value in given.items()}
     options.check("save_weights", metadata, given)
     if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
         raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
     name, chosen = identify(model)
     return {"model": name, "options": chosen, **dict.fromkeys(metadata.__kwdefaults__), **given}
+
+
+def _plain(value):
+    """Arrays and numbers of NumPy and JAX, and lists, as tuples and numbers of Python, which JSON knows."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -127,7 +136,7 @@ def read(source, weights) -> dict[str, Any]:
 def model_of(source, says: Mapping[str, Any]) -> nn.Module:
     """The model that a header names."""
     try:
-        chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in says["options"].items()}
+        chosen = {k: _plain(v) for k, v in says["options"].items()}
         return models.create_model(says["model"], **chosen)
     except UserError as error:
         raise UserError(f"the header of {source}: {error}") from None
@@ -141,5 +150,5 @@ def check_options(source, says: Mapping[str, Any], model: nn.Module) -> None:
     if type(saved) is not type(model):
         raise UserError(f"{source} holds a {type(saved).__name__} ({says['model']}), not a {type(model).__name__}")
     for name, value in _fields(saved).items():
-        if name not in FREE and getattr(model, name) != value:
+        if name not in FREE and _plain(getattr(model, name)) != _plain(value):
             raise UserError(f"{source} was saved with {name}={value!r}; the model has {getattr(model, name)!r}")

@@ -18,7 +18,7 @@ def download(source: str) -> str:
         # An extra: only these addresses need it.
         hub, errors = (importlib.import_module(name) for name in ("huggingface_hub", "huggingface_hub.errors"))
     except ImportError:
-        raise UserError(f"{source} needs huggingface_hub: pip install 'jax-model-zoo[hf]'") from None
+        raise UserError(f"{source} needs huggingface_hub: pip install -e '.[hf]'") from None
     error = None
     for name in (file,) if file else FILES:
         try:

@@ -43,7 +43,10 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
         names = {name.removeprefix(prefix): name for name in names}
         if prefix:
             notes.append(f"names without their {prefix!r}")
-        fit = _best(model, paths, list(names), None if input is None else x.shape[1:])
+        try:
+            fit = _best(model, paths, list(names), None if input is None else x.shape[1:])
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         if fit.misfits and (inner := _encoder(model, paths, list(names))):
             fit = inner
             fresh = [path for path in paths if path not in fit.plan]
@@ -54,6 +57,7 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
         table = given if isinstance(given, Table) else rules.make(given)
         fit = rules.match(table, list(paths), list(names))
 
+    notes += fit.table.notes
     leaves, misfits, kinds, stem = {}, {}, {}, tables.stem(paths)
     table = [Row(path, (), "new", sizes[path]) for path in fresh]
     for path, (sources, transform) in fit.plan.items():
@@ -62,13 +66,19 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
             misfits[path] = f"{sources[0]!r} is {tensors[0].dtype}, not a floating-point tensor"
             continue
         kinds.update({s: t.dtype.name for s, t in zip(sources, tensors, strict=True) if t.dtype != np.float32})
+        wanted, how = sizes[path], getattr(transform, "__name__", type(transform).__name__)
         try:
             array = transform(*tensors)
-        except (ValueError, IndexError) as error:  # a tensor of another rank than the rule is for
+            array = np.asarray(array) if hasattr(array, "dtype") else array
+        except (
+            Exception
+        ) as error:  # a tensor of another rank than the rule is for, or whatever a user's function raises
             listed = " and ".join(str(list(t.shape)) for t in tensors)
-            misfits[path] = f"{transform.__name__} cannot take {listed}: {error}"
+            misfits[path] = f"{how} cannot take {listed}: {(str(error) or type(error).__name__).splitlines()[0]}"
             continue
-        wanted, how = sizes[path], transform.__name__
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubV":
+            misfits[path] = f"{how} gives {getattr(array, 'dtype', type(array).__name__)}, not an array of numbers"
+            continue
         if path == stem and (adapted := _channels(array, wanted, model, input)) is not None:
             array, note = adapted
             wanted = array.shape
@@ -132,7 +142,8 @@ def _best(model: nn.Module, paths: dict[str, str], names: list[str], input) -> M
         found.append(rules.match(table, list(paths), names))
         if not found[-1].misfits:
             return found[-1]
-    return min(found, key=lambda match: match.misfits)
+    nearest = min(found, key=lambda match: match.misfits)
+    return nearest if nearest.plan else rules.match(Table("none of the known layouts", ()), list(paths), names)
 
 
 def _encoder(model: nn.Module, paths: dict[str, str], names: list[str]) -> Match | None:

@@ -127,12 +127,11 @@ def _by_class(layers: Sequence[Layer], paths: Mapping[str, str]) -> Iterator[Rul
 
 
 def _by_name(layers: Sequence[Layer], paths: Mapping[str, str], names: Sequence[str]) -> Iterator[Rule]:
-    """`group/../leaf`; groups of layers without a name of their own have their kind and any rising numbers."""
-    groups = sorted({name.split("/")[0] for name in names}, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+    """`group/../leaf`; the group of a layer without a name of its own is told by its place in the file."""
+    groups = _groups(layers, paths, names)
     for layer, kind, number, side in _numbered(layers, paths):
-        alike = [group for group in groups if re.fullmatch(rf"{kind}(_\d+)?", group)]
         made = kind + (f"_{number}" if number else "")
-        group = layer.name or (alike[number] if number < len(alike) else made)
+        group = layer.name or groups.get(layer.ours.removesuffix("_reverse"), made)
         inside = f"{SIDES[side][1]}_" if kind == "bidirectional" else ""
         for leaf, theirs in LEAVES[layer.kind]:
             found = [n for n in names if re.fullmatch(rf"{re.escape(group)}/(.*/)?{inside}(.*/)?{theirs}", n)]
@@ -144,3 +143,26 @@ def _by_name(layers: Sequence[Layer], paths: Mapping[str, str], names: Sequence[
                 else f"{group}/{theirs}"
             )
             yield Rule(re.escape(f"{layer.ours}/{leaf}"), (name.replace("\\", r"\\"),), *SAME)
+
+
+def _groups(layers: Sequence[Layer], paths: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Our layer -> its group: the next one with the same weights, in the order of the file, whatever it is called.
+
+    In a file that keeps no order, where a bias comes before its kernel, it is told by its kind and number.
+    """
+    leaves: dict[str, list[str]] = {}
+    for name in names:
+        leaves.setdefault(name.split("/")[0], []).append(name.rpartition("/")[2])
+    kept = any(found[:2] == ["kernel", "bias"] for found in leaves.values())
+    numbered = sorted(leaves, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+    found: dict[str, str] = {}
+    for layer in layers:
+        both = any(path.startswith(f"{layer.ours}_reverse/") for path in paths)
+        kind = "bidirectional" if both else layer.kind
+        wanted = sorted(theirs for leaf, theirs in LEAVES[layer.kind] if f"{layer.ours}/{leaf}" in paths) * (1 + both)
+        for group in leaves if kept else numbered:
+            alike = sorted(leaves[group]) == sorted(wanted) if kept else re.fullmatch(rf"{kind}(_\d+)?", group)
+            if alike and group not in found.values():
+                found[layer.ours] = group
+                break
+    return found

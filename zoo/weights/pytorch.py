@@ -20,6 +20,7 @@ _NAMES = {
     "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?",
 }  # fmt: skip
 STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _NAMES.items()}
+MOST = 2**20  # instructions of a pickle, about 100 bytes of memory each; more in a large file
 MAGIC = 0x1950A86A20F9469CFC6C
 # Where training scripts keep the weights in a checkpoint, beside the optimizer and the like.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
@@ -60,7 +61,13 @@ def read_zip(files: dict[str, memoryview]) -> tuple[dict[str, np.ndarray], dict[
     folder = pickled.removesuffix("data.pkl")
     if bytes(files.get(f"{folder}byteorder", b"little")) != b"little":
         raise UserError("a PyTorch file of a big-endian machine; save it again on a usual one")
-    return _state_dict(unpickle(_File(files[pickled])), {}, lambda key: files[f"{folder}data/{key}"])
+    whole = files[pickled].obj  # the mapped file, unless the member is compressed
+    if isinstance(whole, bytearray) and len(whole) > MOST:
+        raise UserError(
+            f"data.pkl is compressed, which torch.save never does, and has {len(whole):,} bytes: a zip bomb?"
+        )
+    value = unpickle(_File(files[pickled]), most=MOST + len(whole) // 64)
+    return _state_dict(value, {}, lambda key: files[f"{folder}data/{key}"])
 
 
 def read_legacy(data) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -70,7 +77,7 @@ def read_legacy(data) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError("a pickle, but not of PyTorch's; weights come from torch.save(model.state_dict(), ...)")
     unpickle(file), unpickle(file)
     storages: dict[str, Storage] = {}
-    value, where = unpickle(file, storages), {}
+    value, where = unpickle(file, storages, MOST + len(data) // 64), {}
     for key in unpickle(file):
         size = int.from_bytes(file.read(8), "little") * storages[key].dtype.itemsize
         where[key] = file.read(size)
@@ -89,20 +96,24 @@ class _File:
         return bytes(part) if size < 2**16 else part
 
     def readline(self) -> bytes:
-        line, end, _ = bytes(self.view[self.at : self.at + 2**16]).partition(b"\n")
+        for size in (2**6, 2**10, 2**16):  # most lines are short
+            line, end, _ = bytes(self.view[self.at : self.at + size]).partition(b"\n")
+            if end:
+                break
         self.at += len(line) + len(end)
         return line + end
 
 
-def unpickle(file, storages: dict[str, Storage] | None = None):
+def unpickle(file, storages: dict[str, Storage] | None = None, most: int = MOST):
     """Runs one pickle: plain values, with `Tensor` where there are tensors.
 
     Args:
       file: has `read` and `readline`; left behind the pickle.
       storages: takes the storages that the pickle names, by key.
+      most: instructions.
 
     Raises:
-      UserError: an instruction or a name that is not needed for data.
+      UserError: an instruction or a name that is not needed for data, or more than `most`.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -129,7 +140,9 @@ def unpickle(file, storages: dict[str, Storage] | None = None):
             )
         return STORAGES.get(name) or _Function(name)
 
-    for opcode, arg, _ in pickletools.genops(file):
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+        if count >= most:
+            raise UserError(f"a pickle of more than {most:,} instructions, which weights never need; save state_dict()")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
@@ -232,7 +245,7 @@ def _storage(identity) -> Storage:
 def _state_dict(value, storages, content) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors by name, and what lies beside them: plain values, and (in 'left_out') how many tensors where."""
     metadata = {}
-    if isinstance(value, dict) and not any(isinstance(v, Tensor) for v in value.values()):
+    if isinstance(value, dict):
         for key in WRAPPERS:
             if isinstance(value.get(key), dict) and tensors_in(value[key]):
                 rest = {str(k): v for k, v in value.items() if k != key}

@@ -37,8 +37,7 @@ def pytorch(model: nn.Module, paths: Mapping[str, str], names: Sequence[str]) ->
     heads = [name.removesuffix(".bias") for name in others if name.endswith(".bias")]
     head = heads[0] if len(heads) == 1 else "decoder"
     embeds = [name for name in others if name.endswith(".weight") and name != f"{head}.weight"]
-    embed = re.escape(embeds[0]) if len(embeds) == 1 else "encoder.weight"
-    embed, head, cell = (name.replace("\\", "") for name in (embed, head, cell))
+    embed = embeds[0] if len(embeds) == 1 else "encoder.weight"
     rules = [Rule("head/bias", (f"{head}.bias",), *SAME)]
     if "head/kernel" in paths:
         rules += [Rule("embed/embedding", (embed,), *SAME), Rule("head/kernel", (f"{head}.weight",), *TORCH)]
@@ -84,4 +83,6 @@ def tensorflow(names: Sequence[str]) -> Table:
                 Rule(f"{ours}/recurrent/kernel", (name,), tensorflow_recurrent_kernel),
                 Rule(f"{ours}/input/bias", (found[1] + bias,), tensorflow_bias),
             ]
-    return Table("BasicLSTMCell of TensorFlow", tuple(rules), requires={"cell": "lstm", "biases": 1})
+    note = "BasicLSTMCell: 1 was added to the bias of the forget gate, its forget_bias unless it was made with another"
+    requires = {"cell": "lstm", "biases": 1}
+    return Table("BasicLSTMCell of TensorFlow", tuple(rules), requires=requires, notes=(note,))

@@ -7,7 +7,7 @@ model is filled by exactly one rule, every tensor of the file is used or ignored
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ class Table(NamedTuple):
     ignore: tuple[str, ...] = ()  # regexes on names in the file that have no place in the model
     head: str = "head"  # the layer that sees the classes: made anew for other classes
     requires: Mapping[str, Any] = {}  # options of the model without which the weights mean something else
+    notes: tuple[str, ...] = ()  # what the file cannot tell, as lines for the user
     layouts: tuple[str, ...] = ()  # whose names these are, for `save_weights(..., layout=...)`
 
 
@@ -63,6 +64,8 @@ class Match(NamedTuple):
 def make(rules: Sequence, ignore: Sequence[str] = ()) -> Table:
     """The table of a user's own rules: (regex on our path, a name or names in the file, function) each."""
     made = []
+    if isinstance(rules, str | Mapping) or not isinstance(rules, Iterable):
+        raise UserError(f"import rules: they are a list of rules, not {rules!r}")
     for rule in rules:
         try:
             path, sources, transform = rule
@@ -76,7 +79,14 @@ def make(rules: Sequence, ignore: Sequence[str] = ()) -> Table:
         except re.error as error:
             raise UserError(f"import rules: {rule[0]!r} is not a regular expression: {error}") from None
         made.append(Rule(path, sources, transform))
-    return Table("your rules", tuple(made), tuple(ignore))
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise UserError(f"import rules: what is ignored is a list of regular expressions, not {ignore!r}")
+    for pattern in (ignore := tuple(ignore)):
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise UserError(f"import rules: ignored is {pattern!r}, no regular expression: {error}") from None
+    return Table("your rules", tuple(made), ignore)
 
 
 def plan(table: Table, paths: Sequence[str]) -> tuple[dict[str, tuple[tuple[str, ...], Rule]], dict[str, str]]:

@@ -4,11 +4,13 @@ Which one an import uses is told by the names in the file: the one that fits bot
 `layout`.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 
+from zoo.errors import UserError
 from zoo.weights import keras_tables, recurrent_tables
 from zoo.weights.rules import Rule, Table
 from zoo.weights.transforms import (
@@ -152,20 +154,27 @@ def unet_theano(depth: int) -> Table:
 
 
 def mlp(names: Sequence[str], paths: Sequence[str], input: Sequence[int] | None) -> Table:
-    """Any numbered dense layers of PyTorch, in their order: fc1, fc2, ..; 0, 2, 4 of a Sequential; then head or fc.
+    """Any dense layers of PyTorch, in their order: by their numbers (fc1, fc2, .., or 0, 2, 4), else that of the file.
 
     The first kernel is taken as seeing a flattened [C, H, W] where `input` is an image [H, W, C]. Without names (an
     export) they are fc1, fc2, .. and bn1, bn2, ..
+
+    Raises:
+      UserError: layers for an MLP, whose order neither their names nor the file tell.
     """
-    names = set(names)
+    place = {name: i for i, name in enumerate(names)}
     weights = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
-    norms = sorted((name for name in weights if f"{name}.running_mean" in names), key=_natural)
-    dense = sorted((name for name in weights if name not in norms), key=_natural)
+    norms = [name for name in weights if f"{name}.running_mean" in place]
+    dense = [name for name in weights if name not in norms]
     hidden = sorted({path.split("/")[0] for path in paths if path.startswith("dense")}, key=_natural)
     ours = [*hidden, *(["head"] if "head/kernel" in paths else [])]
     if not names:
         dense = [f"fc{i}" for i in range(1, len(ours) + 1)]
         norms = [f"bn{i}" for i in range(1, len(hidden) + 1)]
+    elif all(re.match("dense|norm|head/", path) for path in paths) and len(dense) in (len(ours), len(ours) + 1):
+        # In a state_dict the weight of a layer comes before its bias; else something has sorted the names.
+        kept = all(place[f"{name}.weight"] < place.get(f"{name}.bias", 0) for name in dense)
+        dense, norms = _ordered(dense, kept), _ordered(norms, kept)
     pairs = list(zip(ours, dense, strict=False))
     rules = list(torch_layers(*((re.escape(o), _literal(t)) for o, t in pairs)))
     if pairs and input is not None and len(input) == 3:
@@ -216,10 +225,34 @@ def candidates(
     return tables
 
 
+def _ordered(layers: list[str], kept: bool) -> list[str]:
+    """Layers in the order in which they run; `kept`: they are given in that of the network's definition."""
+    numbered = sorted(layers, key=_natural)
+    if len({_kind(name) for name in layers}) <= 1:
+        return numbered
+    if kept:
+        pairs = [(a, b) for a, b in itertools.combinations(layers, 2) if _kind(a) == _kind(b) or _is_last(a)]
+        if all(_natural(a) < _natural(b) for a, b in pairs):
+            return layers
+    elif len({_kind(name) for name in numbered[:-1]}) == 1 and _is_last(numbered[-1]):
+        return numbered
+    why = "their numbers and the file's order differ" if kept else "they are not numbered, and the file is sorted"
+    raise UserError(f"the order of the layers {', '.join(layers)} cannot be told: {why}; give rules of your own")
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _is_last(name: str) -> bool:
+    """Whether the name is a word for the last layer."""
+    return name.rpartition(".")[2] in ("head", "out", "output", "classifier", "logits")
+
+
 def _natural(name: str) -> list:
     """fc2 before fc10; words that name the last layer come last."""
-    last = name.rpartition(".")[2] in ("head", "out", "output", "classifier", "fc", "logits")
-    return [last, *((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))]
+    parts = re.split(r"(\d+)", name)
+    return [_is_last(name), *((int(part), "") if part.isdigit() else (-1, part) for part in parts)]
 
 
 def _literal(name: str) -> str:

@@ -5,10 +5,13 @@ is the text form without the first line. NumPy's .npz has arrays `words` [V] and
 by gzip, for writing by a name that ends in .gz.
 """
 
+import codecs
+import contextlib
 import gzip
 import json
+import math
+import mmap
 import pathlib
-import zipfile
 import zlib
 
 import numpy as np
@@ -17,6 +20,8 @@ from zoo.errors import UserError, lookup
 from zoo.words.vectors import Vectors
 
 MOST_FEATURES, MOST_LINE = 2**16, 2**20
+SPARE, RATIO = 2**25, 8  # a file of gzip may grow to SPARE bytes and RATIO times its size; usual are 1.1 to 4 times
+OBJECT = 64  # bytes that Python needs for a word
 FORMATS = ("bin", "text", "glove", "npz")
 
 
@@ -25,9 +30,8 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
 
     Args:
       path: of the file.
-      format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' by the name (.bin, .bin.gz), else by the content: whether
-        the first line is two numbers.
-      limit: the most words to read.
+      format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' by the name (.bin, .bin.gz), else by the content.
+      limit: the most words to read. Of a word that stands there twice the first is kept, which is told in a line.
 
     Raises:
       UserError: no such file, or content that is not of the format (with its line or word).
@@ -42,10 +46,12 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
             start = file.read(4)
         if format == "npz" or (format == "auto" and start == b"PK\x03\x04"):
             return _checked(path, *_read_npz(path, limit))
-        with gzip.open(path) if path.suffix == ".gz" or start[:2] == b"\x1f\x8b" else open(path, "rb") as file:
+        packed = path.suffix == ".gz" or start[:2] == b"\x1f\x8b"
+        room = SPARE + RATIO * path.stat().st_size if packed else math.inf
+        with gzip.open(path) if packed else open(path, "rb") as file:
             if format == "bin" or (format == "auto" and _is_binary(path, file)):
-                return _checked(path, *_read_binary(path, file, limit))
-            return _checked(path, *_read_text(path, file, format, limit))
+                return _checked(path, *_read_binary(path, file, limit, room))
+            return _checked(path, *_read_text(path, file, format, limit, room))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read vectors {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -59,7 +65,7 @@ def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") ->
         format = "bin" if ".bin" in path.suffixes else "glove" if "glove" in path.name.lower() else "text"
     lookup("format of vectors", format, dict.fromkeys(FORMATS))
     for word in vectors.words:
-        if not word or any(space in word for space in " \t\n\r"):
+        if not word or (format != "npz" and any(space in word for space in " \t\n\r")):
             raise UserError(f"{path}: word {word!r} cannot be written; a word must have no spaces")
     table = np.asarray(vectors.table, "<f4")
     try:
@@ -110,16 +116,20 @@ def from_run(workdir: str | pathlib.Path) -> Vectors:
 
 
 def _is_binary(path: pathlib.Path, file) -> bool:
-    """By the name; files without an ending, such as downloads in a cache, by whether the second line is text."""
-    if path.suffix:
-        return ".bin" in path.suffixes
+    """By the name .bin; else by whether the second line is text, or a word and as many numbers as the first says."""
+    if ".bin" in path.suffixes:
+        return True
     header, line = _header(file.readline(200)), file.readline(MOST_LINE)
     file.seek(0)
+    if header is None:
+        return False
+    with contextlib.suppress(ValueError):  # UnicodeDecodeError is one
+        if all(letter.isprintable() or letter.isspace() for letter in line.decode()):
+            return False
     try:
-        numbers = [float(part) for part in line.split()[1:]]
+        return len([float(part) for part in line.split()[1:]]) != header[1]
     except ValueError:
-        return header is not None
-    return header is not None and len(numbers) != header[1]
+        return True
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
@@ -129,12 +139,12 @@ def _header(line: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _read_binary(path, file, limit):
+def _read_binary(path, file, limit, room):
     header = _header(file.readline(200))
     if header is None or not all(header) or header[1] > MOST_FEATURES:
         raise UserError(f"{path}:1: no word2vec file: the first line must be the numbers of words and of features")
     count, features = header
-    words, rows = [], []
+    words, rows = [], bytearray()
     for number in range(1, min(count, limit or count) + 1):
         word = bytearray()
         while (letter := file.read(1)) not in (b" ", b"") and len(word) < 10_000:
@@ -143,14 +153,17 @@ def _read_binary(path, file, limit):
         if letter != b" " or len(row) < 4 * features:
             raise UserError(f"{path}: ends or is damaged at word {number} of {count}")
         words.append(_decoded(bytes(word).lstrip(b"\n"), f"{path}: word {number}"))
-        rows.append(np.frombuffer(row, "<f4"))
-    return words, rows
+        rows += row
+        room = _left(path, room, len(word) + len(row))
+    return words, np.frombuffer(rows, "<f4").reshape(-1, features)
 
 
-def _read_text(path, file, format, limit):
-    words, rows, header, features = [], [], None, None
+def _read_text(path, file, format, limit, room):
+    words, rows, header, features = [], bytearray(), None, None
     lines = iter(lambda: file.readline(MOST_LINE), b"")  # a damaged file may have no end of a line for long
     for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if number == 1 and format != "glove":
             header = _header(line)
             if header is not None:
@@ -164,29 +177,49 @@ def _read_text(path, file, format, limit):
         try:
             if not 0 < features < len(parts):
                 raise ValueError
-            row = np.array(parts[-features:], np.float32)
+            rows += np.array(parts[-features:], "<f4").data
         except ValueError:
             raise UserError(f"{path}:{number}: a line must be a word and {features} numbers") from None
         words.append(_decoded(b" ".join(parts[:-features]), f"{path}:{number}"))
-        rows.append(row)
-        if limit and len(words) == limit:
-            return words, rows
-    if header and len(words) != header[0]:
+        room = _left(path, room, len(line))
+        if len(words) == limit:
+            break
+    if header and len(words) not in (header[0], limit):
         raise UserError(f"{path}: the first line tells of {header[0]} words, there are {len(words)}")
-    return words, rows
+    if not words:
+        raise UserError(f"{path} has no vectors")
+    return words, np.frombuffer(rows, "<f4").reshape(-1, features)
+
+
+def _left(path, room: float, used: int) -> float:
+    """Of the bytes that a file may unpack to, after a word and its vector."""
+    room -= used + OBJECT
+    if room < 0:
+        raise UserError(f"{path}: unpacks to many times its size, which vectors never do: a gzip bomb?")
+    return room
 
 
 def _read_npz(path, limit):
+    from zoo.weights import archives  # which reads word vectors too
+
     try:
-        with np.load(path) as arrays:  # which refuses pickled objects
-            words, table = arrays["words"][:limit], arrays["vectors"][:limit]
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        arrays = archives.npz(archives.members(data), "fiubU")
+        words, table = arrays["words"][:limit], arrays["vectors"][:limit]
+    except OSError:
+        raise
+    except Exception as error:  # whatever damaged bytes make the parsers of zipfile and NumPy raise
         line = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path} has no arrays 'words' and 'vectors': {line}") from None
     kinds = words.dtype.kind + table.dtype.kind
-    if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table):
+    if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table) or not table.shape[1]:
         raise UserError(f"{path}: words {words.dtype}{list(words.shape)} and vectors {table.dtype}{list(table.shape)}")
-    return words.tolist(), table.astype(np.float32)
+    if words.nbytes + table.nbytes + 4 * table.size + OBJECT * len(words) > max(archives.SPARE, 4 * len(data)):
+        raise UserError(
+            f"{path}: {len(words):,} words and vectors of {table.shape[1]} in {len(data):,} bytes: a zip bomb?"
+        )
+    return words.tolist(), np.array(table, np.float32)
 
 
 def _decoded(word: bytes, where: str) -> str:
@@ -196,11 +229,18 @@ def _decoded(word: bytes, where: str) -> str:
         raise UserError(f"{where}: {word[:40]!r} is not UTF-8 text") from None
 
 
-def _checked(path, words, rows) -> Vectors:
+def _checked(path, words, table) -> Vectors:
     if not words:
         raise UserError(f"{path} has no vectors")
-    table = np.stack(rows)
+    if "" in words:
+        raise UserError(f"{path}: word {words.index('') + 1} is empty; there is nothing before its numbers")
     if not np.isfinite(table).all():
         row = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
         raise UserError(f"{path}: the vector of {words[row]!r} (word {row + 1}) is not finite")
+    if len(set(words)) < len(words):  # as gensim has it
+        first = {word: i for i, word in reversed(list(enumerate(words)))}
+        again = next(word for i, word in enumerate(words) if first[word] != i)
+        print(f"{path}: {len(words) - len(first)} words again, such as {again!r}; the first is kept", flush=True)
+        rows = sorted(first.values())
+        words, table = [words[i] for i in rows], table[rows]
     return Vectors(tuple(words), table)
