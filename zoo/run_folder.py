@@ -63,14 +63,7 @@ class RunFolder:
         self._lock.close()
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; one that was cut off by a kill ends the file."""
-        lines, path = [], self.path / "metrics.jsonl"
-        for text in path.read_text().splitlines() if path.exists() else []:
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return lines
+        return read_metrics(self.path)
 
     def start(self, step: int) -> None:
         """Drops the lines after `step` (of a run that got further than its last checkpoint), and goes on from there."""
@@ -98,6 +91,17 @@ class RunFolder:
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every line that has this metric."""
         return [(line["step"], line[name]) for line in self.lines if name in line]
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """All whole lines of metrics.jsonl; one that was cut off by a kill ends the file."""
+    lines, path = [], folder / "metrics.jsonl"
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
 
 
 def read_json(path: pathlib.Path) -> Any:
