@@ -55,6 +55,8 @@ def test_override_takes_the_type_of_the_setting(key, text, value):
         ("data.batch_size", "x", "must be of type int, for example 128"),
         ("data.batch_size", "1.5", "must be of type int"),
         ("data.batch_size", "none", "must be of type int"),
+        ("optim.freeze", "conv1/.*", "is 'conv1/.*'; it must be of type tuple, for example ('conv1/.*',)"),
+        ("optim.wd_mults", "0.1", "is 0.1; it must be of type tuple, for example (('.*kernel', 1.0),)"),
         ("early_stopping.restore_best", "1", "must be of type bool"),
         ("total_steps", "1.5", "must be of type int"),
         ("data", "1", "is a group of settings"),

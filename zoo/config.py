@@ -231,7 +231,8 @@ def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
             raise TypeError  # ConfigDict would take None and forget the type
         group[leaf] = value
     except TypeError:
-        example = "" if group[leaf] is None else f", for example {group[leaf]!r}"
+        shown = (value,) if group[leaf] == () else group[leaf]
+        example = "" if shown is None else f", for example {shown!r}"
         raise UserError(f"config.{key} is {value!r}; it must be of type {kind.__name__}{example}") from None
 
 
