@@ -108,6 +108,7 @@ MISTAKES = [
     (["extra"], "unexpected argument 'extra'; give settings as --config.key=value"),
     (["tests/tiny.py"], "unexpected argument 'tests/tiny.py'; give the recipe as --config=FILE"),
     (["--config.seed"], "needs a value"),
+    (["--config.probe", "--workdir", "runs/a"], "error: --config.probe needs a value: --config.probe=..."),
 ]
 
 
@@ -200,6 +201,6 @@ def test_a_file_that_cannot_be_written_is_one_line(capsys):
 
 
 def test_overrides_with_a_space():
-    rest, overrides = cli.take_overrides(["train.py", "--config", "a.py", "--config.x.y", "1", "--config.z=a=b"])
+    rest, overrides = cli.take_overrides(["train.py", "--config", "a.py", "--config.x.y", "-1", "--config.z=--a=b"])
     assert rest == ["train.py", "--config", "a.py"]
-    assert overrides == [("x.y", "1"), ("z", "a=b")]
+    assert overrides == [("x.y", "-1"), ("z", "--a=b")]
