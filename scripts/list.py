@@ -1,4 +1,4 @@
-"""Every thing that a setting can name, by kind, with one line that says what it is.
+"""Everything that a setting can name, by kind, with one line that says what it is.
 
 python scripts/list.py                      # all of them
 python scripts/list.py --kind=schedules     # one kind

@@ -96,9 +96,9 @@ def default() -> ConfigDict:
                 "constraints": (),  # after every step: zoo.constraints.CONSTRAINTS, such as ('max_norm', '.*kernel', 3)
                 "sparsity": (),  # (regex, density): the share of the connections that exist at all; zoo.sparsity
                 "sparsity_kind": "random",  # where they are: zoo.sparsity.KINDS
-                "input_noise": 0.0,  # deviation of noise on the normalized images or features (zoo.noise), in training
+                "input_noise": 0.0,  # standard deviation of noise on the normalized images or features; zoo.noise
                 "label_noise": 0.0,  # share of the training labels that each step draws anew
-                # Deviation of noise on the weights in training: of all kernels, or (regex, deviation) pairs
+                # Standard deviation of noise on the weights in training: of all kernels, or pairs (regex, deviation)
                 "weight_noise": FieldReference(0.0, field_type=object),
             },
             "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*

@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one clear line.
+"""Mistakes of the user, reported in one clear line.
 
 Anything a user can get wrong (a name, a file, a number) raises `UserError`; the command line prints its one
 line and exits with 2, a library user sees an ordinary exception. Bugs of ours keep their traceback.

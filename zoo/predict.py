@@ -1,7 +1,7 @@
 """Prediction from files as they are, with weights that know what they mean.
 
-Size, crop, channel order, mean and deviation, vocabulary and the names of classes are those in the header of the
-weights, or in `model.json` of a run folder (zoo.weights.header.metadata tells them all).
+Size, crop, channel order, mean and standard deviation, vocabulary and the names of classes are those in the header of
+the weights, or in `model.json` of a run folder (zoo.weights.header.metadata lists them all).
 """
 
 import pathlib
@@ -50,7 +50,7 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Args:
       source: the file or folder.
       model, model_options: for `create_model`, where the weights do not say which model they are of.
-      **given: what the weights do not say of their input and output, or say wrongly; see zoo.weights.header.metadata.
+      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.metadata.
 
     Raises:
       UserError: something that is needed is not known, or does not fit.
@@ -147,7 +147,7 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
 
 
 def names(predictor: Predictor, number: int) -> list[str]:
-    """Of the classes, as far as the weights know them."""
+    """Names of the classes; where the weights do not know them, numbers."""
     return [str(name) for name in predictor.said["class_names"] or (f"class {k}" for k in range(number))]
 
 
@@ -185,7 +185,7 @@ def _images(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classification") -> np.ndarray:
-    """uint8 [H, W, C], of the size that the model was trained with; for segmentation of its own.
+    """uint8 [H, W, C], of the size that the model was trained with; for segmentation, as large as the file's.
 
     Raises:
       UserError: a file that is no image, or of another number of channels. Grey becomes colour, and colour grey where
@@ -196,7 +196,7 @@ def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classi
     try:
         with Image.open(path) as file:
             picture = folder.grey_or_rgb(file)
-    except Exception as error:  # anything: Pillow's readers raise what comes up
+    except Exception as error:  # anything: Pillow's readers raise errors of all kinds
         raise UserError(f"{path} is no image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
         if height == width:

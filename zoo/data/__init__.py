@@ -128,7 +128,7 @@ def make(
 
 def _running_text(options: Mapping[str, Any], source: Source, mesh: Mesh) -> Dataset:
     tokens = {name: split["token"] for name, split in zip(Source._fields[:3], source[:3], strict=True) if split}
-    _batch_sizes(options, {name: len(token) for name, token in tokens.items()}, mesh.size)  # tells mistakes
+    _batch_sizes(options, {name: len(token) for name, token in tokens.items()}, mesh.size)  # reports mistakes
     keep = _keep(options, sum(token.nbytes for token in tokens.values()))
     return streams.make(options, source, mesh=mesh, keep=keep)
 
