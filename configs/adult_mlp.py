@@ -3,7 +3,7 @@
     python train.py --config configs/adult_mlp.py
 
 Test accuracy 85.88 % +- 0.06 and ROC AUC 0.9116 +- 0.0003, mean and standard deviation of 3 seeds: --config.seed=$s,
-s = 0 to 2. Who always answers <=50K has 76.4 %. Of the methods in the set's adult.names, on the rows without missing
+s = 0 to 2. Always answering <=50K gives 76.4 %. Of the methods in the set's adult.names, on the rows without missing
 values: C4.5 84.5 %, a tree of naive Bayes classifiers 85.9 % (Kohavi 1996).
 Whole command: 6 s on 2 cores of an AMD EPYC.
 """

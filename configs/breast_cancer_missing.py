@@ -1,9 +1,10 @@
-"""A multi-layer perceptron on the Wisconsin breast tumours of 1990: 140 of 699 rows held out; 16 miss a value.
+"""A multi-layer perceptron on the Wisconsin breast tumours of 1990: 140 of 699 rows held out; 16 lack a value.
 
     python train.py --config configs/breast_cancer_missing.py
 
 Test accuracy 96.1 % +- 1.6, mean and standard deviation over 10 splits: --config.data.split_seed=$s --config.seed=$s,
-s = 0 to 9. The command as it stands (split 0, seed 0): 97.1 %. The missing grades are the median of the training rows.
+s = 0 to 9. The command as it stands (split 0, seed 0): 97.1 %. A missing grade is taken as the
+median of the training rows.
 Whole command: 5 s on 2 cores of an AMD EPYC.
 """
 

@@ -7,7 +7,7 @@
 The weights are published ones (eshal26/Handwritten-Digits-Recognition, 98.69 % on MNIST).
 
 Test accuracy over the seeds 0 to 2, each with labels of its own: 81.9 % +- 0.3 fine-tuned, 81.6 % +- 0.6 from scratch,
-72.8 % +- 0.1 as a probe: digits teach nothing that clothes need. 10 s on 2 shared cores of an AMD EPYC (CPU).
+72.8 % +- 0.1 as a probe: what digits teach does not transfer to clothes. 10 s on 2 shared cores of an AMD EPYC (CPU).
 """
 
 from zoo.config import default

@@ -5,8 +5,8 @@
     python scripts/finetune.py isbi_drive test_best_weights.h5
 
 The weights are published ones (orobix/retina-unet; Keras files need `pip install -e '.[keras]'`), and so is the
-network, but for a relu on its logits, which kills some of the runs from scratch. The other 28 images of ISBI 2012 are
-the test set.
+network, except for a relu on its logits, which kills some of the runs from scratch. The other 28 images of ISBI 2012
+are the test set.
 
 Dice of the membranes over the seeds 0 to 2, each with two images of its own: 71.4 % +- 3.1 fine-tuned, 67.0 % +- 0.2
 from scratch. 45 s on 2 shared cores of an AMD EPYC (CPU).

@@ -4,7 +4,7 @@
 
 After Goodfellow et al. 2013 (arXiv:1302.4389, section 5.1): two layers of 240 units with 5 pieces, dropout, and each
 unit's incoming weights (those of every piece) within a norm of 1.9365, as in the authors' configuration for pylearn2.
-That one does not move the images, has more dropout (0.2 and 0.5) and momentum that rises for 250 epochs: 99.06 %.
+Theirs does not move the images, has more dropout (0.2 and 0.5) and momentum that rises for 250 epochs: 99.06 %.
 
 Test accuracy 99.03 % +- 0.08 over the seeds 0 to 2 (mean and standard deviation; the averaged weights). 52 s on 2
 cores of an AMD EPYC.

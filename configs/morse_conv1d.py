@@ -2,7 +2,7 @@
 
     python train.py --config configs/morse_conv1d.py
 
-Test accuracy 98.45 +- 0.04 % over the seeds 0 to 2, 103 s each on 2 cores that other work took two thirds of. Two of
+Test accuracy 98.45 +- 0.04 % over the seeds 0 to 2, 103 s each on 2 cores of which other work took two thirds. Two of
 the 64 classes have the same code, so 98.44 % is the most that any classifier can expect: the rest is all right.
 """
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/morse_mlp.py
 
-Test accuracy 96.82 +- 0.04 % over the seeds 0 to 2, 45 s each on 2 cores that other work took the half of. Two of the
+Test accuracy 96.82 +- 0.04 % over the seeds 0 to 2, 45 s each on 2 cores of which other work took half. Two of the
 64 classes have the same code, so 98.44 % is the most that any classifier can expect.
 """
 

@@ -9,7 +9,7 @@ dropout 0.5, data.length 35, 39 epochs, optim.lr 35, clip_global_norm 0.143, sch
 on. Large (78.4): 1500, 0.04, 0.65, 35, 55 epochs, 35, 0.286, 0.87 from the 15th.
 
 Test perplexity 98.4 +- 0.1 over the seeds 0 to 2 (mean and standard deviation), 17 to 21 minutes on 2 cores of an AMD
-EPYC (CPU) that other work took a seventh of.
+EPYC (CPU) of which other work took a seventh.
 """
 
 from zoo.config import default

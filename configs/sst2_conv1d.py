@@ -2,7 +2,7 @@
 
     python train.py --config configs/sst2_conv1d.py
 
-Test accuracy 81.27 +- 0.45 % over the seeds 0 to 2, 128 s each on 2 cores that other work took the half of. Kim has
+Test accuracy 81.27 +- 0.45 % over the seeds 0 to 2, 128 s each on 2 cores of which other work took half. Kim has
 82.7 (CNN-rand, his table 2) with the phrases of the training sentences as well, which are ten times as many rows.
 """
 

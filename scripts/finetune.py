@@ -1,12 +1,12 @@
-"""What weights are worth that were trained on something else: fine-tuned, as a linear probe, and from scratch.
+"""What weights trained on something else are worth: fine-tuned, as a linear probe, and from scratch.
 
     python scripts/finetune.py fashion_mnist_few lenet5.npz
     python scripts/finetune.py hymenoptera_resnet32 resnet32-d509ac18.th
     python scripts/finetune.py isbi_drive test_best_weights.h5
     python scripts/finetune.py                      # only the table, and docs/finetune.png
 
-All take the recipe's steps. What benchmarks/finetune.json holds is not measured again, so that the same command
-goes on where it was stopped.
+All take the recipe's steps. What is in benchmarks/finetune.json is not measured again, so that the same
+command continues where it was stopped.
 """
 
 import json

@@ -42,9 +42,9 @@ def main(overrides, arguments):
     path = pathlib.Path(arguments[0])
     about = cli.pairs("about", FLAGS.about)
     if about and not FLAGS.out:
-        raise UserError("--about is written with --out=FILE only")
+        raise UserError("--about goes with --out=FILE")
     if FLAGS.layout != "zoo" and not FLAGS.out:
-        raise UserError(f"--layout={FLAGS.layout} is of --out=FILE")
+        raise UserError(f"--layout={FLAGS.layout} goes with --out=FILE")
     if FLAGS.model:
         model = zoo.create_model(FLAGS.model, **cli.pairs("option", FLAGS.option))
     elif FLAGS.option:

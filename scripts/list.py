@@ -1,4 +1,4 @@
-"""Every thing that a setting can name, by kind, with one line that says what it is.
+"""Everything that a setting can name, by kind, with one line that says what it is.
 
 python scripts/list.py                      # all of them
 python scripts/list.py --kind=schedules     # one kind
@@ -32,7 +32,7 @@ from zoo import (
 from zoo.data import augment, csv_table, curriculum, preprocess, tfds_source
 from zoo.data import folder as image_folder
 from zoo.errors import UserError, lookup
-from zoo.models import dropout, normalization, recurrent
+from zoo.models import convnet, dropout, normalization, recurrent, resnet, unet, wide_resnet
 from zoo.tasks import segmentation
 
 
@@ -41,8 +41,12 @@ class Kind(NamedTuple):
     table: Mapping[str, Any]  # name -> what it stands for: its docstring says what that is
 
 
+VARIANTS = resnet.VARIANTS | wide_resnet.VARIANTS | convnet.VARIANTS | unet.RESNET_VARIANTS
 KINDS: dict[str, Kind] = {
-    "models": Kind("model.name", {name: type(make()) for name, make in models.MODELS.items()}),
+    "models": Kind(
+        "model.name",
+        {name: functools.partial(type(make()), **VARIANTS.get(name, {})) for name, make in models.MODELS.items()},
+    ),
     "cells": Kind("model.cell", recurrent.CELLS),
     "activations": Kind("model.activation", activations.ACTIVATIONS | {"maxout": activations.maxout}),
     "initializers": Kind("model.kernel_init", initializers.INITIALIZERS),
@@ -90,10 +94,14 @@ flags.DEFINE_bool("markdown", False, "The table in the README: the names, withou
 
 
 def describe(thing: Any) -> str:
-    """The first line of the docstring of what a table holds; of a tuple, that of the function in it."""
+    """The first line of the docstring of what a table holds, with its options; of a tuple, of the function in it."""
+    options = {}
     while isinstance(thing, functools.partial | tuple):
+        options |= getattr(thing, "keywords", {})
         thing = thing.func if isinstance(thing, functools.partial) else next(filter(callable, thing))
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
+    line = (inspect.getdoc(thing) or "").partition("\n")[0]
+    shown = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "num_classes")
+    return f"{line.partition('. ')[0].rstrip('.')}; {shown}" if shown else line
 
 
 def listing(kinds: Mapping[str, Kind]) -> str:

@@ -7,7 +7,6 @@ With --mean, runs whose names differ in a number at the end are one line, their 
 best. --reach draws a level and prints when each run first got there.
 """
 
-import json
 import pathlib
 import re
 import statistics
@@ -16,6 +15,7 @@ from absl import flags
 
 from zoo import cli, metrics
 from zoo.errors import UserError, did_you_mean
+from zoo.run_folder import read_metrics
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("metrics", ["train/loss", "test/accuracy", "lr"], "What to draw: one panel for each.")
@@ -27,10 +27,9 @@ Curve = dict[int, float]  # step -> value
 
 
 def read(folder: str) -> list[dict]:
-    path = pathlib.Path(folder, "metrics.jsonl")
-    if not path.is_file():
+    if not pathlib.Path(folder, "metrics.jsonl").is_file():
         raise UserError(f"{folder} is not a run folder: it has no metrics.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_metrics(pathlib.Path(folder))
 
 
 def curve(lines: list[dict], metric: str) -> Curve:

@@ -25,14 +25,14 @@ from zoo.contact_sheet import COLOURS
 from zoo.errors import UserError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("top_k", 5, "How many classes to tell, the likeliest first.", lower_bound=1)
+flags.DEFINE_integer("top_k", 5, "How many classes to print, the likeliest first.", lower_bound=1)
 flags.DEFINE_string("output", None, "A .csv or .json file to write; of segmentation, the folder of the masks.")
 flags.DEFINE_integer("batch_size", 32, "Examples at a time.", lower_bound=1)
 flags.DEFINE_string("model", None, "A name of zoo.list_models, for files that do not say which model they are of.")
 flags.DEFINE_multi_string("option", [], "An option of that model, name=value; may be repeated.")
 flags.DEFINE_list("input_size", None, "Height, width and channels of an image, or the number of features.")
 flags.DEFINE_list("mean", None, "Per channel of images in 0..1, or per feature.")
-flags.DEFINE_list("std", None, "Likewise, the deviation.")
+flags.DEFINE_list("std", None, "Likewise, the standard deviation.")
 flags.DEFINE_list("class_names", None, "In the order of the outputs.")
 flags.DEFINE_string("channel_order", None, "RGB, BGR or L (grey).")
 flags.DEFINE_float("crop", None, "Part of the shorter side that is looked at, such as 0.875.")

@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 import zoo
-from zoo import cli
+from zoo import cli, metrics
 from zoo import rules as tree
 from zoo.errors import UserError
 from zoo.run_folder import write_atomically
@@ -88,8 +88,11 @@ def card(title: str, says: dict, variables: dict, report: dict | None) -> str:
     facts = {key: says[key] for key in header.metadata.__kwdefaults__ if says.get(key) is not None}
     parts.append("| of the input and the weights | |\n|---|---|\n" + rows(facts))
     if report:
-        results = [(split, *item) for split, values in report["metrics"].items() for item in values.items()]
-        table = "".join(f"| {split} | {name} | {value:.4f} |\n" for split, name, value in results)
+        table = "".join(
+            f"| {split} | {name} | {value:.4f} |\n"
+            for split, values in report["metrics"].items()
+            for name, value in metrics.numbers(values).items()
+        )
         parts.append(
             f"## Results\n\nSeed {report['seed']}, step {report['step']:,}, "
             f"{report['seconds']['total']:.0f} s on {report['device']['kind']}.\n\n"
@@ -106,11 +109,11 @@ def card(title: str, says: dict, variables: dict, report: dict | None) -> str:
     )
 
 
-def index(title: str, says: dict, metrics: dict) -> str:
+def index(title: str, says: dict, results: dict) -> str:
     """The results as the hub lists them."""
     lines = ["model-index:", f"- name: {title}", "  results:", "  - task: {type: other}"]
     lines += [f"    dataset: {{name: {json.dumps(says.get('source') or 'test')}, type: other}}", "    metrics:"]
-    lines += [f"    - {{type: {name}, value: {value:.6g}}}" for name, value in metrics.items()]
+    lines += [f"    - {{type: {name}, value: {value:.6g}}}" for name, value in metrics.numbers(results).items()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Write what is generated in the README anew: results, fine-tuning, speed, and the list of names.
+"""Write the generated parts of the README again: results, fine-tuning, speed, and the list of names.
 
     python scripts/readme.py
 

@@ -30,7 +30,7 @@ def main(overrides):
     else:
         config = zoo.config.override(zoo.config.default(), overrides)
     chosen = {name: strength for name, strength in config.data.augment.items() if strength}
-    augment.make(chosen)  # tells mistakes before the data is read
+    augment.make(chosen)  # reports mistakes before the data is read
     if FLAGS.config and not chosen:
         raise UserError(f"{FLAGS.config} has no augmentation")
     batch = contact_sheet.read(config, FLAGS.draws + 1)

@@ -1,9 +1,11 @@
 """Draw input, truth and prediction of a trained segmentation run, as a PNG: one row for each of the first test images.
 
+Without a test split they are validation images. The prediction is the one that an evaluation measures.
+
 python scripts/show_segmentation.py --config=configs/shapes_unet.py
 python scripts/show_segmentation.py --config=configs/isbi_unet.py --workdir=runs/isbi_unet --rows=2 --output=isbi.png
 
-Class 0 is black; ignored pixels of the truth are white.
+Class 0 is black; ignored pixels of the truth are white, and so are the edges where valid convolutions predict nothing.
 """
 
 import pathlib
@@ -19,7 +21,7 @@ from zoo.checkpoint import load_variables
 from zoo.contact_sheet import COLOURS, GAP
 from zoo.errors import UserError
 from zoo.run import prepare
-from zoo.tasks.supervised import apply_model, model_input
+from zoo.tasks.supervised import model_input
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "configs/shapes_unet.py", "The recipe that was trained.")
@@ -30,23 +32,20 @@ flags.DEFINE_string("output", "segmentation.png", "The picture to write.")
 
 def main(overrides):
     workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / pathlib.Path(FLAGS.config).stem)
-    run = prepare(zoo.config.load(FLAGS.config, overrides))
+    run = prepare(zoo.config.load(FLAGS.config, overrides), workdir=workdir)
     if run.config.task.name != "segmentation":
         raise UserError(f"{FLAGS.config} is no recipe of segmentation, but of {run.config.task.name}")
     variables = jax.device_put(load_variables(workdir))
     state = {k: v for k, v in variables.items() if k != "params"}
-
-    @jax.jit
-    def predict(batch):
-        batch = run.dataset.preprocess(batch)
-        logits, _ = apply_model(run.model, variables["params"], state, batch, None, train=False)
-        return logits.argmax(-1) if logits.shape[-1] > 1 else (logits[..., 0] > 0).astype(np.int32)
+    predict = jax.jit(lambda batch: run.task.rows(variables["params"], state, run.dataset.preprocess(batch))[0])
+    split = next(name for name in ("test", "validation", "train") if name in run.dataset.meta["splits"])
 
     rows = []
-    for batch in run.dataset.eval(run.splits[-1]):
+    for batch in run.dataset.eval(split):
         predictions, batch = jax.device_get((predict(batch), batch))
         for i in np.flatnonzero(batch["mask"]):
-            rows.append([grey(model_input(batch)[i]), coloured(batch["label"][i]), coloured(predictions[i])])
+            image, label = model_input(batch)[i], batch["label"][i]
+            rows.append([grey(image), coloured(label), coloured(padded(predictions[i], label.shape))])
         if len(rows) >= FLAGS.rows:
             break
     sheet = np.concatenate([np.concatenate([framed(panel) for panel in row], 1) for row in rows[: FLAGS.rows]])
@@ -56,6 +55,12 @@ def main(overrides):
 
 def grey(image: np.ndarray) -> np.ndarray:
     return np.broadcast_to(image[..., :3] if image.shape[-1] >= 3 else image[..., :1], (*image.shape[:2], 3))
+
+
+def padded(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A label map [h, w] in the middle of a larger one of ignored pixels."""
+    rims = [(whole - part) // 2 for whole, part in zip(shape, label.shape, strict=True)]
+    return np.pad(label, [(rim, rim) for rim in rims], constant_values=255)
 
 
 def coloured(label: np.ndarray) -> np.ndarray:

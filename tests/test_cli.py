@@ -86,6 +86,11 @@ MISTAKES = [
     (["--config.checkpoint.every_epochs=-2"], "checkpoint.every_epochs is -2.0"),
     (["--config.checkpoint.keep=0"], "checkpoint.keep is 0"),
     (["--config.checkpoint.monitor=test/acc"], "did you mean 'test/accuracy'"),
+    (["--config.checkpoint.best=3"], "checkpoint.best has no effect without config.checkpoint.monitor or a validation"),
+    (["--config.checkpoint.mode=max"], "checkpoint.mode has no effect without config.checkpoint.monitor or a"),
+    (["--config.data.border_sigma=3"], "data.border_sigma is 3.0, but border_weight is 0; leave it at 5.0"),
+    (["--config.data.curriculum.start_share=0.5"], "curriculum.start_share is 0.5, but curriculum.by is empty; leave"),
+    (["--config.data.curriculum.full_steps=5"], "curriculum.full_steps is 5, but curriculum.by is empty; leave it at"),
     (["--config.early_stopping.monitor=validation/loss"], "no metric 'validation/loss' is evaluated"),
     (["--config.early_stopping.mode=ma"], "must be 'min', 'max' or 'auto'"),
     (["--config.early_stopping.patience=-1"], "patience is -1"),
@@ -108,6 +113,7 @@ MISTAKES = [
     (["extra"], "unexpected argument 'extra'; give settings as --config.key=value"),
     (["tests/tiny.py"], "unexpected argument 'tests/tiny.py'; give the recipe as --config=FILE"),
     (["--config.seed"], "needs a value"),
+    (["--config.probe", "--workdir", "runs/a"], "error: --config.probe needs a value: --config.probe=..."),
 ]
 
 
@@ -119,6 +125,13 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, tmp_path, arguments, mess
     assert err.startswith("error: ")
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+def test_restated_defaults_are_no_mistake(run):
+    settings = ("checkpoint.best=1", "checkpoint.mode=auto", "data.border_sigma=5", "data.curriculum.start_share=0.2")
+    assert run("--dry_run", "--config.checkpoint.best=0", *(f"--config.{setting}" for setting in settings))[0] == 0
+    more = ("checkpoint.best=3", "checkpoint.mode=max", "data.validation=0.1")
+    assert run("--dry_run", *(f"--config.{setting}" for setting in more))[0] == 0
 
 
 def test_workdir_that_is_a_file_or_cannot_be_written(run, tmp_path):
@@ -200,6 +213,6 @@ def test_a_file_that_cannot_be_written_is_one_line(capsys):
 
 
 def test_overrides_with_a_space():
-    rest, overrides = cli.take_overrides(["train.py", "--config", "a.py", "--config.x.y", "1", "--config.z=a=b"])
+    rest, overrides = cli.take_overrides(["train.py", "--config", "a.py", "--config.x.y", "-1", "--config.z=--a=b"])
     assert rest == ["train.py", "--config", "a.py"]
-    assert overrides == [("x.y", "1"), ("z", "a=b")]
+    assert overrides == [("x.y", "-1"), ("z", "--a=b")]

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from zoo import config as configs
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean, lookup
 
 
 def recipe(tmp_path, body):
@@ -47,10 +47,16 @@ def test_override_takes_the_type_of_the_setting(key, text, value):
     [
         ("seeed", "1", "unknown setting config.seeed; did you mean 'seed'?"),
         ("data.batchsize", "1", "did you mean 'data.batch_size'"),
-        ("dta.batch_size", "1", "did you mean"),
+        ("dta.batch_size", "1", "did you mean 'data.batch_size'?"),
+        ("lr", "0.1", "unknown setting config.lr; did you mean 'optim.lr'?"),
+        ("optimizer", "sgd", "did you mean 'optim.name' or "),
+        ("patence", "3", "did you mean 'early_stopping.patience' or 'plateau.patience'"),
+        ("zzz", "1", "unknown setting config.zzz; zoo/config.py lists them all"),
         ("data.batch_size", "x", "must be of type int, for example 128"),
         ("data.batch_size", "1.5", "must be of type int"),
         ("data.batch_size", "none", "must be of type int"),
+        ("optim.freeze", "conv1/.*", "is 'conv1/.*'; it must be of type tuple, for example ('conv1/.*',)"),
+        ("optim.wd_mults", "0.1", "is 0.1; it must be of type tuple, for example (('.*kernel', 1.0),)"),
         ("early_stopping.restore_best", "1", "must be of type bool"),
         ("total_steps", "1.5", "must be of type int"),
         ("data", "1", "is a group of settings"),
@@ -61,6 +67,14 @@ def test_override_refuses(key, text, message):
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         configs.override(configs.default(), [(key, text)])
     assert message in str(error.value)
+
+
+def test_long_lists_of_names_end():
+    names = [f"column{i:02}" for i in range(30)]
+    assert did_you_mean("x", names) == f"; known: {', '.join(names[:10])} and 20 more"
+    assert did_you_mean("x", names[:2]) == "; known: column00, column01"
+    with pytest.raises(UserError, match=r"^unknown name 'x'; known: .*, column29$"):
+        lookup("name", "x", dict.fromkeys(names))  # of ours: all
 
 
 def test_a_new_name_drops_the_options_of_the_old_one():
@@ -102,7 +116,8 @@ def test_load(tmp_path):
     "body, message",
     [
         ("config.total_epoch = 2", "unknown setting 'total_epoch'; did you mean 'total_epochs'"),
-        ("config.data.batch_sice = 2", "did you mean 'batch_size'"),
+        ("config.data.batch_sice = 2", "did you mean 'data.batch_size'"),
+        ("config.lr = 0.1", "unknown setting 'lr'; did you mean 'optim.lr'?"),
         ("config.seed = 'x'", "seed"),
         ("config.seed =", "invalid syntax"),
         ("import no_such_module", "no_such_module"),

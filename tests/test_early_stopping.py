@@ -1,8 +1,9 @@
 """Early stopping: when, for whom, and that it is a function of the history alone."""
 
+import numpy as np
 import pytest
 
-from zoo import early_stopping
+from zoo import early_stopping, metrics
 from zoo.errors import UserError
 
 DEFAULT = {
@@ -59,6 +60,50 @@ def test_when(values, settings, n):
 )
 def test_baseline(values, settings, n):
     assert stops_after(values, **settings) == n
+
+
+def by_definition(values, settings):
+    """An improvement is where `metrics.best_index` of the history until then is."""
+    mode = metrics.mode_of(settings["monitor"], settings["mode"])
+    sign, progress = (1 if mode == "max" else -1), -1
+    for i in range(len(values)):
+        improved = metrics.best_index(values[: i + 1], mode, settings["min_delta"]) == i
+        if improved and (settings["baseline"] is None or sign * values[i] > sign * settings["baseline"]):
+            progress = i
+    return len(values) - 1 - progress >= max(settings["patience"], 1)
+
+
+def test_one_pass_decides_as_the_definition():
+    rng = np.random.default_rng(0)
+    stopped = 0
+    for _ in range(300):
+        choices = [*rng.normal(size=6).round(1), np.nan, np.inf, -np.inf]
+        values = rng.choice(choices, rng.integers(12), p=[0.15] * 6 + [0.05, 0.03, 0.02])
+        settings = DEFAULT | {
+            "patience": int(rng.integers(5)),
+            "min_delta": rng.choice([0.0, 0.1, 0.5]),
+            "mode": rng.choice(["min", "max"]),
+            "baseline": rng.choice([None, 0.0, 0.5]),
+        }
+        assert early_stopping.should_stop(values, settings) == by_definition(values, settings), (values, settings)
+        stopped += early_stopping.should_stop(values, settings)
+    assert 30 < stopped < 270
+
+
+def test_a_long_history_is_read_once():
+    class Values(list):
+        reads = 0
+
+        def __iter__(self):
+            Values.reads += len(self)
+            return super().__iter__()
+
+        def __getitem__(self, index):
+            Values.reads += len(self) if isinstance(index, slice) else 1
+            return super().__getitem__(index)
+
+    assert not early_stopping.should_stop(Values(range(100, 0, -1)), DEFAULT)
+    assert Values.reads == 100
 
 
 def test_defaults_are_sensible():

@@ -27,6 +27,14 @@ def test_every_name_says_what_it_is(kind):
         assert line.count("(") == line.count(")"), f"{kind}: the first line of {name} does not end: {line}"
 
 
+def test_every_model_has_a_line_of_its_own():
+    table = names.KINDS["models"].table
+    lines = {name: names.describe(thing) for name, thing in table.items()}
+    assert len(set(lines.values())) == len(lines)
+    assert lines["resnet50"].endswith("to logits [B, num_classes]; depths=(3, 4, 6, 3), bottleneck=True")
+    assert lines["mlp"].endswith("to [B, num_classes].")
+
+
 def test_one_kind():
     done = run("--kind=schedules")
     assert done.returncode == 0, done.stderr

@@ -387,6 +387,7 @@ def test_default_initializers():
         ({"dropconnect": 1.0}, r"mlp: dropconnect is 1\.0; it must be in \[0, 1\)"),
         ({"activation": "rellu"}, r"unknown activation 'rellu'; did you mean"),
         ({"activation": "maxout", "pieces": 1}, r"mlp: pieces is 1; maxout takes the largest of at least 2"),
+        ({"pieces": 3}, r"mlp: pieces is 3, but activation is 'relu'; it is of maxout"),
         ({"kernel_init": "he"}, r"unknown initializer 'he'"),
         ({"bias_init": "zero"}, r"unknown initializer 'zero'; did you mean 'zeros'"),
         ({"width": (3,)}, r"model 'mlp' has no option 'width'; did you mean 'widths'"),

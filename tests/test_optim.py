@@ -339,6 +339,11 @@ def test_clipping_comes_before_the_decay(params, grads):
         ({"name": "sgd", "lr_mults": (("tail/.*", 0.1),)}, r"optim\.lr_mults: rule 'tail/\.\*' matches no parameter"),
         ({"name": "sgd", "wd_mults": (("kernel", 0.1),)}, r"optim\.wd_mults: rule 'kernel' matches no parameter"),
         ({"name": "sgd", "lr_mults": ("head/.*",)}, r"optim\.lr_mults: a rule is a pair"),
+        ({"name": "sgd", "lr_mults": (("head/.*", "x"),)},
+         r"^optim\.lr_mults: the factor of 'head/\.\*' is 'x'; it must be finite, 0 or more$"),
+        ({"name": "sgd", "lr_mults": ((".*", -1),)}, r"optim\.lr_mults: the factor of '\.\*' is -1; it must be"),
+        ({"name": "sgd", "lr_mults": ((".*", float("nan")),)}, r"optim\.lr_mults: the factor of '\.\*' is nan"),
+        ({"name": "sgd", "wd_mults": ((".*", "x"),)}, r"optim\.wd_mults: the factor of '\.\*' is 'x'; it must be"),
     ],
 )  # fmt: skip
 def test_mistakes(params, options, line):

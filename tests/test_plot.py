@@ -40,6 +40,8 @@ def test_means_and_a_level(runs, tmp_path):
 
 
 def test_a_level_of_a_metric_that_falls(runs, tmp_path):
+    with open(f"{runs[2]}/metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "test/lo')  # a kill in the middle of a line
     done = plot(*runs, "--metrics=test/loss", "--reach=test/loss=0.4", f"--out={tmp_path / 'a.png'}")
     assert done.stdout.splitlines()[:3] == [
         "fast-0: test/loss 0.4 after 20 steps",

@@ -166,22 +166,39 @@ def test_tables_and_numbers(tmp_path):
     predictor = predict.load(tmp_path / "w")
     wanted = [100 + 10 * (1 * (3 - 1) / 2 + 3 * (20 - 10) / 5 + 0.5)]
     for name, content in (
-        ("named.csv", "age,name,height\n20,x,3\n"), ("plain.csv", "3,20\n"), ("tabs.tsv", "height\tage\n3\t20\n")
+        ("named.csv", "age,name,height\n20,x,3\n"), ("plain.csv", "3,20\n"), ("tabs.tsv", "height\tage\n3\t20\n"),
+        ("semicolons.csv", "age;name;height\n20;x, y;3\n"), ("spaces.txt", "3  20\n"),
     ):  # fmt: skip
         (tmp_path / name).write_text(content)
         _, inputs = predict.read(predictor, [str(tmp_path / name)])
         np.testing.assert_allclose(predict.outputs(predictor, inputs), wanted, rtol=1e-6)
     for content, line in (
         ("ages,height\n1,2\n", r"has no column 'age'; did you mean 'ages'"),
-        ("age,height\n1\n", r"line 2: 1 values; it must have 2"),
-        ("age,height\n1,x\n", r"line 2: 'x' is no number"),
-        ("1,2,3\n", r"line 1: 3 values; it must have 2"),
-        ("age,height\n", r"nothing to predict in .*bad\.csv"),
+        ("age,height\n1\n", r"bad\.csv, line 2: 1 cells, but there are 2 columns"),
+        ("age,height\n1,x\n", r"bad\.csv, line 2: column 'height' is 'x'; it must be a finite number"),
+        ("age,height\n1,2\n\n1,\n", r"bad\.csv, line 4: 'height' is missing, as it never was in training"),
+        ("1,2,3\n", r"bad\.csv, line 1: 3 cells, but there are 2 columns"),
+        ("age,height\n", r"bad\.csv: the file has a header and no rows"),
         ("", r"is empty"),
     ):
         (tmp_path / "bad.csv").write_text(content)
         with pytest.raises(UserError, match=line):
             predict.read(predictor, [str(tmp_path / "bad.csv")])
+
+
+def test_columns_of_a_table(tmp_path):
+    """Those of the training rows, however many the model sees; without names, as many as it takes."""
+    (tmp_path / "t.csv").write_text("b,a,c\n1,2,3\n")
+    said, names = {"input_size": (1,), "feature_names": None}, {"feature_names": np.array(["a", "b", "c"])}
+    (row,) = predict.table(tmp_path / "t.csv", said, names).values()  # as before 'pca:1'
+    np.testing.assert_array_equal(row, [2, 1, 3])
+    words = {"category_names": np.array(["b"]), "levels/0": np.array(["0", "1"])}
+    (row,) = predict.table(tmp_path / "t.csv", {"input_size": (2,), "feature_names": ("b=0", "b=1")}, words).values()
+    np.testing.assert_array_equal(row, [1])
+    (row,) = predict.table(tmp_path / "t.csv", said | {"input_size": (2,)}).values()
+    np.testing.assert_array_equal(row, [1, 2])
+    with pytest.raises(UserError, match=r"t\.csv has 3 columns; the model takes 4"):
+        predict.table(tmp_path / "t.csv", said | {"input_size": (4,)})
 
 
 @pytest.mark.parametrize("link", [None, "log"])

@@ -39,6 +39,7 @@ def script(monkeypatch):
 def trained(tmp_path_factory):
     config = tiny.get_config()
     config.update(total_steps=6)
+    config.task.metrics = ("confusion_matrix",)  # which is no number
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     zoo.train(config, workdir)
     return workdir
@@ -60,6 +61,8 @@ def test_a_run(script, trained, tmp_path, capsys):
     accuracy = report["metrics"]["test"]["accuracy"]
     assert f"{{type: accuracy, value: {accuracy:.6g}}}" in front
     assert f"| test | accuracy | {accuracy:.4f} |" in text
+    assert "confusion_matrix" in report["metrics"]["test"]
+    assert "confusion_matrix" not in text.partition("## Settings")[0]
     assert f"{report['parameters']:,} parameters" in text
     assert '"norm": "batch"' in text
     assert 'zoo.load_model("model.safetensors")' in text
@@ -91,7 +94,7 @@ def test_pushing(script, trained, tmp_path, monkeypatch, capsys):
 
     hub.create_repo = lambda repo, private, exist_ok: asked.append((repo, private, exist_ok))
     hub.upload_folder = upload_folder
-    with pytest.raises(UserError, match="--push needs huggingface_hub"):
+    with pytest.raises(UserError, match=r"--push needs huggingface_hub: pip install -e '\.\[hf\]'"):
         script(trained, f"--out={tmp_path}", "--push=me/name")
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)

@@ -3,7 +3,7 @@
 After every step `average += share * (newest - average)`; a kind of averaging is the share that the newest weights take,
 a function of the number of finished steps. Nothing else is remembered, so a run that is resumed averages as before.
 
-The statistics of batch normalization are averaged along by `ema`. After an equal average of weights that lie far
+`ema` averages the statistics of batch normalization as well. After an equal average of weights that lie far
 apart they would fit none of them: `polyak` and `swa` compute them anew (Izmailov et al. 2018, section 3.2) before each
 evaluation and checkpoint, over all whole batches of one epoch, augmented and with dropout as in training. That costs
 the forward passes of an epoch; models without batch normalization pay nothing.

@@ -25,7 +25,7 @@ def take_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
             rest.append(argument)
             continue
         value = match[2] if match[2] is not None else next(arguments, None)
-        if value is None:
+        if value is None or (match[2] is None and value.startswith("--")):
             raise UserError(f"{argument} needs a value: {argument}=...")
         overrides.append((match[1], value))
     return rest, overrides

@@ -7,11 +7,12 @@ the file does not mention, and it stops with a traceback.)
 """
 
 import ast
+import difflib
 import importlib.util
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 
 from zoo import durations, optim
 from zoo.data import text
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError, did_you_mean, perhaps
 
 # Groups that take more keys than `default` has, and the ones that survive when their `name` is changed.
 OPEN: dict[str, tuple[str, ...]] = {
@@ -95,9 +96,9 @@ def default() -> ConfigDict:
                 "constraints": (),  # after every step: zoo.constraints.CONSTRAINTS, such as ('max_norm', '.*kernel', 3)
                 "sparsity": (),  # (regex, density): the share of the connections that exist at all; zoo.sparsity
                 "sparsity_kind": "random",  # where they are: zoo.sparsity.KINDS
-                "input_noise": 0.0,  # deviation of noise on the normalized images or features (zoo.noise), in training
+                "input_noise": 0.0,  # standard deviation of noise on the normalized images or features; zoo.noise
                 "label_noise": 0.0,  # share of the training labels that each step draws anew
-                # Deviation of noise on the weights in training: of all kernels, or (regex, deviation) pairs
+                # Standard deviation of noise on the weights in training: of all kernels, or pairs (regex, deviation)
                 "weight_noise": FieldReference(0.0, field_type=object),
             },
             "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*
@@ -152,8 +153,7 @@ def load(path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = ()) ->
         config = module.get_config()
     except (AttributeError, KeyError) as error:
         if unknown := re.match(r"""["']Key "(\w+)" does not exist""", str(error)):
-            leaves = {key.rpartition(".")[2] for key in flat(default())} | set(default())
-            raise UserError(f"{path}: unknown setting {unknown[1]!r}{did_you_mean(unknown[1], leaves)}") from None
+            raise UserError(f"{path}: unknown setting {unknown[1]!r}{_near(unknown[1], flat(default()))}") from None
         raise UserError(f"{path}: {_one_line(error)}") from error
     except UserError:
         raise
@@ -195,7 +195,7 @@ def _find(config: ConfigDict, key: str) -> ConfigDict:
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         if part not in group and not (last and not group.is_locked):
-            raise UserError(f"unknown setting config.{key}{did_you_mean(key, flat(config))}")
+            raise UserError(f"unknown setting config.{key}{_near(key, flat(config))}")
         if last:
             if isinstance(group.get(part), ConfigDict):
                 raise UserError(f"config.{key} is a group of settings: {', '.join(group[part])}; set one of them")
@@ -204,6 +204,21 @@ def _find(config: ConfigDict, key: str) -> ConfigDict:
             raise UserError(f"unknown setting config.{key}: config.{'.'.join(path[: depth + 1])} is not a group")
         group = group[part]
     raise AssertionError("unreachable: a key has at least one part")
+
+
+def _near(key: str, known: Collection[str]) -> str:
+    """The end of an error line: the settings of that name in any group, or whose name begins so, or the nearest ones.
+
+    A group is near by its own name, too: `optimizer` is to be `optim.name`.
+    """
+    leaf, leaves = key.rpartition(".")[2], {name: name.rpartition(".")[2] for name in known}
+    same = [name for name in known if leaves[name] == leaf] or [n for n in known if leaves[n].startswith(leaf)]
+    if same:
+        return perhaps(difflib.get_close_matches(key, same, n=3, cutoff=0.0))
+    words = {name: (leaves[name], name.removesuffix(".name")) for name in known}
+    near = difflib.get_close_matches(key, sorted({word for pair in words.values() for word in pair}))
+    found = dict.fromkeys(name for word in near for name in known if word in words[name])
+    return perhaps(found) if found else "; zoo/config.py lists them all"
 
 
 def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
@@ -216,7 +231,8 @@ def _set(group: ConfigDict, leaf: str, value: Any, key: str) -> None:
             raise TypeError  # ConfigDict would take None and forget the type
         group[leaf] = value
     except TypeError:
-        example = "" if group[leaf] is None else f", for example {group[leaf]!r}"
+        shown = (value,) if group[leaf] == () else group[leaf]
+        example = "" if shown is None else f", for example {shown!r}"
         raise UserError(f"config.{key} is {value!r}; it must be of type {kind.__name__}{example}") from None
 
 

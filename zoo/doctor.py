@@ -280,7 +280,7 @@ def main() -> int:
     for name, check in CHECKS.items():
         try:
             result = check()
-        except Exception as error:  # a broken engine may raise anything; the other checks still tell more
+        except Exception as error:  # a broken engine may raise anything; the other checks are still of use
             result = Result("FAIL", first_line(error))
         failed = failed or result.status == "FAIL"
         what = f"{name:31}" if result.status == "ok" else f"{name}:"

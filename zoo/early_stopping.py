@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from zoo import metrics
 from zoo.errors import UserError
 
@@ -20,11 +22,11 @@ def should_stop(values: Sequence[float], settings: Mapping[str, Any]) -> bool:
     An evaluation is an improvement when it beats the last improvement by more than `min_delta`, and progress when
     it beats `baseline` as well, where one is set; after `patience` evaluations without progress, stop.
     """
-    mode = metrics.mode_of(settings["monitor"], settings["mode"])
-    sign, progress = (1 if mode == "max" else -1), -1
-    for i in range(len(values)):
-        improved = metrics.best_index(values[: i + 1], mode, settings["min_delta"]) == i
-        beats = settings["baseline"] is None or sign * values[i] > sign * settings["baseline"]
-        if improved and beats:
-            progress = i
+    sign = 1 if metrics.mode_of(settings["monitor"], settings["mode"]) == "max" else -1
+    best, progress = None, -1
+    for i, value in enumerate(values):
+        if sign * value > (-np.inf if best is None else best + settings["min_delta"]):  # NaN improves nothing
+            best = sign * value
+            if settings["baseline"] is None or best > sign * settings["baseline"]:
+                progress = i
     return len(values) - 1 - progress >= max(settings["patience"], 1)

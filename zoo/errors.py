@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one clear line.
+"""Mistakes of the user, reported in one clear line.
 
 Anything a user can get wrong (a name, a file, a number) raises `UserError`; the command line prints its one
 line and exits with 2, a library user sees an ordinary exception. Bugs of ours keep their traceback.
@@ -16,19 +16,25 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient became NaN or infinite; the command line exits with 3."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error line: `; did you mean 'adam'?`, or the known names when none is near."""
+def did_you_mean(name: str, known: Iterable[str], most: int = 10) -> str:
+    """The end of an error line: `; did you mean 'adam'?`, or the known names when none is near, `most` of them."""
     known = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
     if near:
-        return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
-    return "; known: " + ", ".join(known) if known else "; none are known"
+        return perhaps(near)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f"; known: {', '.join(known[:most])}{more}" if known else "; none are known"
+
+
+def perhaps(names: Iterable[str]) -> str:
+    """`; did you mean 'adam' or 'adamw'?`"""
+    return "; did you mean " + " or ".join(map(repr, names)) + "?"
 
 
 def lookup(kind: str, name: str, table: dict):
-    """`table[name]`, or a UserError that says `unknown <kind> '<name>'` and names the nearest ones."""
+    """`table[name]`, or a UserError that says `unknown <kind> '<name>'` and names the nearest ones, or all."""
     if name not in table:
-        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, table)}")
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, table, most=len(table))}")
     return table[name]
 
 

@@ -12,7 +12,7 @@ from zoo import rules
 from zoo.errors import UserError
 
 # The stages of the models from the input to the output, by their paths: numbers count up within a kind, those of `up`
-# down. A stage with a missing number is no place in an order (text_cnn's conv3, conv4, conv5 lie side by side).
+# down. Numbers with a gap, or that start late, are no order (text_cnn's conv3, conv4, conv5 lie side by side).
 STAGES = (
     r"embed",
     r"stem|stem_norm",
@@ -82,7 +82,7 @@ def depth_factors(layer_decay: float, params):
     is one entry of `STAGES`: the stem, each residual block, each numbered layer with its norm, the attention, ...
 
     Raises:
-      UserError: a parameter whose place cannot be told by its path.
+      UserError: a parameter whose place cannot be told from its path.
     """
     stages = {path: _stage(path) for path in rules.flatten(params)}
     for path, stage in stages.items():

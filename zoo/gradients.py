@@ -187,7 +187,7 @@ class LookaheadState(NamedTuple):
 
 
 def lookahead(tx: optax.GradientTransformation, every: int, alpha: float) -> Transform:
-    """Every so many updates, the weights go back to slow ones that followed by a share `alpha` (Zhang et al. 2019).
+    """Every few updates, the weights return to slow ones, which then follow by the share `alpha` (Zhang et al. 2019).
 
     "Lookahead optimizer: k steps forward, 1 step back", arXiv:1907.08610, algorithm 1. In between, the fast weights are
     what is evaluated and saved.

@@ -28,13 +28,15 @@ INITIALIZERS: dict[str, Callable] = {
         initializers.lecun_normal(), "Cut-off normal, variance 1 / fan-in, for tanh and selu (LeCun et al. 1998)."
     ),
     "lecun_uniform": _described(initializers.lecun_uniform(), "Uniform, variance 1 / fan-in (LeCun et al. 1998)."),
-    "normal": _described(initializers.normal(0.01), "Normal with deviation 0.01 (Krizhevsky et al. 2012, section 5)."),
+    "normal": _described(
+        initializers.normal(0.01), "Normal, standard deviation 0.01 (Krizhevsky et al. 2012, section 5)."
+    ),
     "ones": initializers.ones,
     "orthogonal": _described(
         initializers.orthogonal(), "Orthonormal columns, or rows where there are fewer of them (Saxe et al. 2014)."
     ),
     "truncated_normal": _described(
-        initializers.truncated_normal(0.01), "Normal with deviation 0.01, cut off at two of them."
+        initializers.truncated_normal(0.01), "Normal, standard deviation 0.01, cut off at two of them."
     ),
     "zeros": initializers.zeros,
 }

@@ -21,8 +21,8 @@ def keep_freed_pages() -> None:
 
     All threads share one arena, because any other than the first takes no block above 64 MB: ResNet-20 spent a
     quarter of its step on its 200 MB. Threads that have an arena keep it, so call this before any is started. The
-    first 2 GB of it are huge pages where the kernel has them, so that the time does not hang on where the pages happen
-    to lie: an MLP's step took 1.5 to 1.6 ms, with small pages 1.5 to 2.4 (one run of `benchmark.py models` each).
+    first 2 GB of it are huge pages where the kernel has them, so that the time does not depend on where the pages
+    happen to lie: an MLP's step took 1.5 to 1.6 ms, with small pages 1.5 to 2.4 (`benchmark.py models`, one run each).
     """
     own = {"MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
     chosen = own & os.environ.keys()

@@ -41,4 +41,11 @@ def check(config: ConfigDict, names: Sequence[str], splits: Sequence[str]) -> st
             "config.early_stopping.restore_best needs the best checkpoint by its own monitor; set "
             f"checkpoint.best to 1 or more and checkpoint.monitor to {stopping.monitor!r}, or restore_best to False"
         )
-    return keeping.monitor or stopping.monitor or ("validation/loss" if "validation" in splits else "")
+    monitored = keeping.monitor or stopping.monitor or ("validation/loss" if "validation" in splits else "")
+    unset = configs.default().checkpoint
+    for key, changed in (("best", keeping.best > unset.best), ("mode", keeping.mode != unset.mode)):
+        if changed and not monitored:
+            raise UserError(
+                f"config.checkpoint.{key} has no effect without config.checkpoint.monitor or a validation split"
+            )
+    return monitored

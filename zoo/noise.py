@@ -21,9 +21,10 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
     """`task` with the noise of `config.regularize` in its training loss; the same object where there is none.
 
     Args:
-      options: input_noise, the deviation of Gaussian noise on the normalized images or features (Bishop 1995,
-        "Training with noise is equivalent to Tikhonov regularization"); label_noise, see `disturbed`; weight_noise,
-        see `noisy`: a number for all kernels, or pairs (regex, number). Penalties see the noisy weights too.
+      options: input_noise, the standard deviation of Gaussian noise on the normalized images or features (Bishop
+        1995, "Training with noise is equivalent to Tikhonov regularization"); label_noise, see `disturbed`;
+        weight_noise, see `noisy`: a number for all kernels, or pairs (regex, number). Penalties see the noisy weights
+        too.
       meta: of the data set.
       params: only their paths are used.
 
@@ -70,7 +71,7 @@ def disturbed(key, labels, rate: float, classes: int):
 
 
 def noisy(key, params, stds):
-    """Parameters with Gaussian noise of each leaf's deviation; the gradient goes to the clean ones (Graves 2011)."""
+    """Parameters with Gaussian noise, `stds` of each leaf; the clean ones get the gradient (Graves 2011)."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return structure.unflatten(

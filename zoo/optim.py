@@ -70,8 +70,8 @@ def make(
 
     labels = fine_tuning.frozen_labels(common["freeze"], params)
     starts = fine_tuning.first_steps(common["unfreeze"], labels, total_steps)
-    wd_mults = rules.assign(common["wd_mults"], params, default=0.0, setting="optim.wd_mults")
-    mults = rules.assign(common["lr_mults"], params, default=1.0, setting="optim.lr_mults")
+    wd_mults = _factors("wd_mults", common["wd_mults"], params, default=0.0)
+    mults = _factors("lr_mults", common["lr_mults"], params, default=1.0)
     if (decay := common["layer_decay"]) is not None:
         if not _positive("layer_decay", decay) <= 1:
             raise UserError(f"config.optim.layer_decay is {decay}; it must be at most 1, for example 0.75")
@@ -105,6 +105,15 @@ def _check_own(name: str, own: Mapping[str, Any]) -> None:
     what = f"config.optim: {name}"
     options_of.check(what, OPTIMIZERS[name], own, known=own_of[name] | set(COMMON))
     options_of.check_rate(what, **{key: value for key, value in own.items() if key in SHARES})
+
+
+def _factors(key: str, pairs: Sequence[tuple[str, float]], params, *, default: float):
+    """One factor for each parameter, by (regex, factor) rules."""
+    factors = rules.assign(pairs, params, default=default, setting=f"optim.{key}")
+    for regex, factor in pairs:
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 <= factor < math.inf:
+            raise UserError(f"optim.{key}: the factor of {regex!r} is {factor!r}; it must be finite, 0 or more")
+    return factors
 
 
 def _before(common: Mapping[str, Any]) -> list[optax.GradientTransformation]:

@@ -2,7 +2,7 @@
 
 Each takes `(decay, rate, **options)` and returns the whole transformation from gradients to updates. `decay` adds
 `weight_decay * parameter`, `rate` multiplies by minus the learning rate of the step; where they stand in the chain
-tells the convention. Decay before everything else is an L2 penalty (coupled, as PyTorch has it for the classical
+is the convention. Decay before everything else is an L2 penalty (coupled, as PyTorch has it for the classical
 optimizers); decay between the direction and the rate is decoupled from the gradient's scale (Loshchilov & Hutter 2019,
 arXiv:1711.05101).
 """
@@ -132,7 +132,7 @@ def lars(decay, rate, *, momentum: float = 0.9, nesterov: bool = False, trust: f
 def lion(decay, rate, *, b1: float = 0.9, b2: float = 0.99):
     """Lion, the sign of a momentum (Chen et al. 2023, arXiv:2302.06675); decoupled decay.
 
-    The paper advises a rate 3 to 10 times smaller than AdamW's and a decay as many times larger.
+    The paper advises a rate 3 to 10 times smaller than AdamW's and a decay larger by the same factor.
     """
     return optax.chain(optax.scale_by_lion(b1, b2), decay, rate)
 

@@ -25,7 +25,7 @@ def check(what: str, fn: Callable, options: Mapping[str, Any], *, known: Iterabl
     known = set(known)
     for key, value in options.items():
         if key not in known:
-            raise UserError(f"{what} has no option {key!r}{did_you_mean(key, known)}")
+            raise UserError(f"{what} has no option {key!r}{did_you_mean(key, known, most=len(known))}")
         kind = parameters[key].annotation if key in parameters else inspect.Parameter.empty
         if kind is not inspect.Parameter.empty and not _fits(value, kind):
             raise UserError(f"{what}: {key} is {value!r}; it must be {_describe(kind)}")

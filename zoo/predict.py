@@ -1,11 +1,9 @@
 """Prediction from files as they are, with weights that know what they mean.
 
-Size, crop, channel order, mean and deviation, vocabulary and the names of classes are those in the header of the
-weights, or in `model.json` of a run folder (zoo.weights.header.metadata tells them all).
+Size, crop, channel order, mean and standard deviation, vocabulary and the names of classes are those in the header of
+the weights, or in `model.json` of a run folder (zoo.weights.header.metadata lists them all).
 """
 
-import csv
-import io
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -52,7 +50,7 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Args:
       source: the file or folder.
       model, model_options: for `create_model`, where the weights do not say which model they are of.
-      **given: what the weights do not say of their input and output, or say wrongly; see zoo.weights.header.metadata.
+      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.metadata.
 
     Raises:
       UserError: something that is needed is not known, or does not fit.
@@ -150,7 +148,7 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
 
 
 def names(predictor: Predictor, number: int) -> list[str]:
-    """Of the classes, as far as the weights know them."""
+    """Names of the classes; where the weights do not know them, numbers."""
     return [str(name) for name in predictor.said["class_names"] or (f"class {k}" for k in range(number))]
 
 
@@ -188,7 +186,7 @@ def _images(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classification") -> np.ndarray:
-    """uint8 [H, W, C], of the size that the model was trained with; for segmentation of its own.
+    """uint8 [H, W, C], of the size that the model was trained with; for segmentation, as large as the file's.
 
     Raises:
       UserError: a file that is no image, or of another number of channels. Grey becomes colour, and colour grey where
@@ -199,7 +197,7 @@ def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classi
     try:
         with Image.open(path) as file:
             picture = folder.grey_or_rgb(file)
-    except Exception as error:  # anything: Pillow's readers raise what comes up
+    except Exception as error:  # anything: Pillow's readers raise errors of all kinds
         raise UserError(f"{path} is no image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
         if height == width:
@@ -234,54 +232,23 @@ def table(path: str, said: Mapping[str, Any], statistics: preprocess.Statistics 
 
     A first line that is not all numbers names the columns: then the model's features are looked up by name, in any
     order and among others.
+
+    Raises:
+      UserError: what `csv_table.read` refuses, a column that is not there, or a missing value where training had none.
     """
-    if statistics and statistics.keys() & {"category_names", "fill"}:
-        return _with_categories(pathlib.Path(path), statistics)
-    (width,), wanted = said["input_size"], said["feature_names"]
-    delimiter = "\t" if ".tsv" in pathlib.Path(path).suffixes else ","
-    reader = csv.reader(io.StringIO(text.read(pathlib.Path(path)), newline=""), delimiter=delimiter)
-    rows = dict((reader.line_num, row) for row in reader if row)  # noqa: C402  the number is another one in each row
-    if not rows:
-        raise UserError(f"{path} is empty")
-    columns = range(width)
-    first = next(iter(rows))
-    if not all(map(_is_number, rows[first])):
-        titles = [cell.strip() for cell in rows.pop(first)]
-        for name in wanted or ():
-            if name not in titles:
-                raise UserError(f"{path} has no column {name!r}{did_you_mean(name, titles)}")
-        columns = [titles.index(name) for name in wanted] if wanted else range(width)
-        expected = len(titles)
-    else:
-        expected = width
-    result = {}
-    for number, row in rows.items():
-        if len(row) != expected:
-            raise UserError(f"{path}, line {number}: {len(row)} values; it must have {expected}")
-        for column in columns:
-            if not _is_number(row[column]):
-                raise UserError(f"{path}, line {number}: {row[column]!r} is no number")
-        result[number] = np.float32([float(row[column]) for column in columns])
-    return result
-
-
-def _with_categories(path: pathlib.Path, statistics: preprocess.Statistics) -> dict[int, np.ndarray]:
-    """As `table`, of a file with a header, in which values may be missing."""
-    found = csv_table.read(path)
-    numbers, words = (statistics.get(f"{kind}_names", np.array([])).tolist() for kind in ("feature", "category"))
+    (width,), kept = said["input_size"], statistics or {"feature_names": said["feature_names"] or ()}
+    numbers, words = ([str(name) for name in kept.get(f"{kind}_names", ())] for kind in ("feature", "category"))
+    found = csv_table.read(pathlib.Path(path), header="", names=numbers + words or [str(k) for k in range(width)])
+    if not numbers + words:
+        numbers = list(found.columns)[:width]
+        if len(numbers) < width:
+            raise UserError(f"{path} has {len(numbers)} columns; the model takes {width}")
     for name in numbers + words:
         if name not in found.columns:
             raise UserError(f"{path} has no column {name!r}{did_you_mean(name, found.columns)}")
-    arrays = columns.encode(csv_table.inputs(found, numbers, words), statistics)
+    arrays = columns.encode(csv_table.inputs(found, numbers, words), kept)
     rows = np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1)
-    if "fill" not in statistics and np.isnan(rows).any():
+    if "fill" not in kept and np.isnan(rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]
         raise UserError(f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing, as it never was in training")
     return dict(zip(found.lines, rows, strict=True))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(float(cell)))
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""What a run tells about itself: where its seconds went, and on what it ran."""
+"""What a run reports about itself: where its seconds went, and on what it ran."""
 
 import contextlib
 import importlib.metadata

@@ -63,15 +63,7 @@ class RunFolder:
         self._lock.close()
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; one that was cut off by a kill ends the file."""
-        lines, path = [], self.path / "metrics.jsonl"
-        for text in path.read_text().splitlines() if path.exists() else []:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            lines.append({name: math.nan if value is None else value for name, value in line.items()})
-        return lines
+        return read_metrics(self.path)
 
     def start(self, step: int) -> None:
         """Drops the lines after `step` (of a run that got further than its last checkpoint), and goes on from there."""
@@ -112,6 +104,18 @@ def to_json(value, **options) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(value), **options)
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """All whole lines of metrics.jsonl; one that was cut off by a kill ends the file."""
+    lines, path = [], folder / "metrics.jsonl"
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        lines.append({name: math.nan if value is None else value for name, value in line.items()})
+    return lines
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -1,6 +1,6 @@
 """Metrics of classification that need all rows of a split at once: scikit-learn's, on the host, where it has them.
 
-What a row is called is the class with the largest logit (of equal ones the first, as in the accuracy). Classes that
+The predicted class of a row is that of the largest logit (the first of equal ones, as in the accuracy). Classes that
 cannot be judged, for want of rows, are NaN on their own and left out of means.
 """
 
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 
 
 def confusion_matrix(rows: Rows) -> list[list[int]]:
-    """How many rows of each class (first index) are called what (second index); a nested list, in report.json."""
+    """How many rows of each class (first index) are predicted as which (second); a nested list, in report.json."""
     return sk.confusion_matrix(rows.label, rows.called, labels=range(len(rows.classes))).tolist()
 
 

@@ -29,7 +29,7 @@ def random(rng: np.random.Generator, inputs: int, units: int, density: float) ->
 
 
 def structured(rng: np.random.Generator, inputs: int, units: int, density: float) -> np.ndarray | None:
-    """As many connections to every unit, and as many from every input (or one more, where that cannot come out even).
+    """Equally many connections to every unit, and from every input (or one more, where the number does not divide).
 
     The paper allows the densities that come out even: multiples of 1 / gcd(inputs, units).
     """

@@ -24,7 +24,7 @@ def predict(
     Args:
       apply: [batch_size, tile, tile, C] to logits, either of that size, or smaller by the same number of pixels on each
         side (valid convolutions). Compiled once: all batches have this shape, the last one filled up.
-      images: arrays of any, also different, sizes, but with the same number of channels.
+      images: arrays whose sizes may differ, but with the same number of channels.
       tile: side of a tile, as the network sees it.
       margin: how many pixels at each side of a tile are context only, at least; a network whose output is smaller needs
         none beside the pixels that it loses.

@@ -23,7 +23,7 @@ def _refuse(options: Mapping[str, Any], why: str, used: Sequence[str] = ()) -> N
     """Refuses settings that were changed from their defaults and would have no effect."""
     from zoo import config  # which takes its defaults from here
 
-    defaults = config.default().data
+    defaults = config.flat(config.default().data)
     for key, value in options.items():
         if key not in used and value != defaults[key]:
             raise UserError(f"config.data.{key} is {value!r}, but {why}; leave it at {defaults[key]!r}")
@@ -57,6 +57,11 @@ def make(
     Raises:
       UserError: settings that make no sense or do not fit the data.
     """
+    if not options["border_weight"]:
+        _refuse({key: options[key] for key in ("border_sigma", "border_class")}, "border_weight is 0")
+    if not options["curriculum"]["by"]:
+        given = {f"curriculum.{key}": value for key, value in options["curriculum"].items() if value is not None}
+        _refuse(given, "curriculum.by is empty")
     if source is None and _is_corpus(options["name"]):
         _refuse(options, "a corpus of word vectors has no use for it", used=CORPUS_OPTIONS)
         return corpus.make(load_corpus(options), options["name"], options, seed=seed, mesh=mesh)
@@ -72,7 +77,7 @@ def make(
     checks.check(name, source)
     if preprocess.fits(statistics, options):
         source = columns.as_in(source, statistics)
-    augments = augment.make(options["augment"])  # tells mistakes now, before anything is compiled
+    augments = augment.make(options["augment"])  # reports mistakes now, before anything is compiled
     for setting, wanted in (
         ("augment", augments),
         ("image_size", options["image_size"]),
@@ -125,7 +130,7 @@ def make(
 
 def _running_text(options: Mapping[str, Any], source: Source, mesh: Mesh) -> Dataset:
     tokens = {name: split["token"] for name, split in zip(Source._fields[:3], source[:3], strict=True) if split}
-    _batch_sizes(options, {name: len(token) for name, token in tokens.items()}, mesh.size)  # tells mistakes
+    _batch_sizes(options, {name: len(token) for name, token in tokens.items()}, mesh.size)  # reports mistakes
     keep = _keep(options, sum(token.nbytes for token in tokens.values()))
     return streams.make(options, source, mesh=mesh, keep=keep)
 

@@ -108,12 +108,15 @@ def read(
     names: Sequence[str] = (),
     content: str | None = None,
 ) -> Table:
-    """A file as it stands; `names` of the columns where it has no header, `content` in place of what is in the file."""
+    """A file as it stands; `names` of the columns where it has no header, `content` in place of what is in the file.
+
+    A `header` of '' is the first line unless that is all numbers.
+    """
     content = text.read(path) if content is None else content
     lines = list(io.StringIO(content))
     if not any(line.strip() for line in lines):
         raise UserError(f"{path}: the file is empty")
-    if header not in ("yes", "no"):
+    if header not in ("yes", "no", ""):
         raise UserError(f"{path}: header is {header!r}; it must be 'yes' or 'no'")
     delimiter = DELIMITERS.get(delimiter, delimiter) or _sniff(lines)
     if len(delimiter) != 1:
@@ -127,7 +130,7 @@ def read(
                 numbers.append(reader.line_num)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from None
-    if header == "yes":
+    if header == "yes" or (not header and not _are_numbers(rows[0])):
         names, rows, numbers = rows[0], rows[1:], numbers[1:]
         if all(_is_number(name) for name in names):
             raise UserError(f"{path}: the first line has only numbers, and no names of columns; add header=no")

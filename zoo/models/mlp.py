@@ -59,6 +59,8 @@ class MLP(nn.Module):
         normalization.check("mlp", self.norm, place=self.norm_place)
         if self.activation != "maxout":
             activations.get(self.activation)
+            if self.pieces != type(self).pieces:
+                raise UserError(f"mlp: pieces is {self.pieces}, but activation is {self.activation!r}; it is of maxout")
         elif self.pieces < 2:
             raise UserError(f"mlp: pieces is {self.pieces}; maxout takes the largest of at least 2")
         if any(width < 1 for width in self.widths):

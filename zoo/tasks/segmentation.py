@@ -92,12 +92,21 @@ def make(
     tversky = (given.get("tversky_alpha", 0.3), given.get("tversky_beta", 0.7))
     constant = given.get("smooth", 1.0)
 
-    def loss_fn(params, model_state, batch, key, *, train: bool):
+    def outputs(params, model_state, batch, key, *, train: bool):
         if train or views == 1:
-            logits, model_state = apply_model(model, params, model_state, batch, key, train=train)
-        else:
-            apply = functools.partial(apply_model, model, params, model_state, key=None, train=False)
-            logits = _mean_over_views(lambda view: apply(batch=view)[0], batch, binary=binary)
+            return apply_model(model, params, model_state, batch, key, train=train)
+        apply = functools.partial(apply_model, model, params, model_state, key=None, train=False)
+        return _mean_over_views(lambda view: apply(batch=view)[0], batch, binary=binary), model_state
+
+    def predicted(logits):
+        return (logits[..., 0] > 0).astype(jnp.int32) if binary else jnp.argmax(logits, -1)
+
+    def rows(params, model_state, batch):
+        logits, _ = outputs(params, model_state, batch, None, train=False)
+        return predicted(logits), _targets(logits, batch, ignore_index)[0]
+
+    def loss_fn(params, model_state, batch, key, *, train: bool):
+        logits, model_state = outputs(params, model_state, batch, key, train=train)
         label, valid, weight = _targets(logits, batch, ignore_index)
         total, metrics = 0.0, {}
         for name, factor in parts.items():
@@ -117,11 +126,11 @@ def make(
         return total, (model_state, metrics | _counts(logits, label, valid))
 
     def _counts(logits, label, valid):
-        predicted = (logits[..., 0] > 0).astype(jnp.int32) if binary else jnp.argmax(logits, -1)
-        pixels, metrics = _count(valid), {"pixel_accuracy": (_count((predicted == label) & valid), _count(valid))}
+        found = predicted(logits)
+        pixels, metrics = _count(valid), {"pixel_accuracy": (_count((found == label) & valid), _count(valid))}
         for k, name in zip(classes, names, strict=True):
             hit, seen, there = (
-                _count(pixel & valid) for pixel in ((predicted == k) & (label == k), predicted == k, label == k)
+                _count(pixel & valid) for pixel in ((found == k) & (label == k), found == k, label == k)
             )
             metrics[f"iou_{name}"] = (hit, seen + there - hit)
             metrics[f"dice_{name}"] = (2 * hit, seen + there)
@@ -140,7 +149,7 @@ def make(
             result[f"mean_{kind}"] = math.fsum(found) / len(found) if found else float("nan")
         return result
 
-    return Task(init_model(model), loss_fn, finalize)
+    return Task(init_model(model), loss_fn, finalize, rows=rows)
 
 
 def _mean_over_views(apply, batch, *, binary: bool):
