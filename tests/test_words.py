@@ -83,7 +83,7 @@ def test_mistakes_with_files(tmp_path):
         (lambda: words.load(tmp_path / "no.txt", limit=0), r"limit is 0"),
         (lambda: words.save(tmp_path / "v.txt", spaced), r"word 'new york' cannot be written"),
         (lambda: words.save(tmp_path / "no" / "v.txt", VECTORS), r"cannot write vectors"),
-        (lambda: words.from_run(tmp_path), r"is not a run folder"),
+        (lambda: words.from_run(tmp_path), r"is no run folder with a model\.json"),
     ):
         with pytest.raises(UserError, match=line):
             call()

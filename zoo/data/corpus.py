@@ -193,7 +193,7 @@ def make(corpus: Corpus, name: str, options: Mapping[str, Any], *, seed: int, me
         "on_device": False,
         "num_classes": len(corpus.words),
         "class_names": None,
-        "words": corpus.words,
+        "vocab": corpus.words,
         "counts": corpus.counts,
     }
     batches = feed.evaluation(evaluated, eval_batch, mesh, keep=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,20 @@ def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
     name, chosen = identify(model)
     return {"model": name, "options": chosen, **dict.fromkeys(metadata.__kwdefaults__), **given}
+
+
+def check_vocabulary(source, says: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
+    """Refuses a vocabulary that is not the one of the weights; where either is not known, there is none to refuse."""
+    saved = says.get("vocab")
+    if saved is None or vocab is None or list(saved) == list(vocab):
+        return
+    at, (theirs, ours) = next(
+        (i, pair) for i, pair in enumerate(itertools.zip_longest(saved, vocab)) if pair[0] != pair[1]
+    )
+    raise UserError(
+        f"{source} has a vocabulary of {len(saved)} tokens, the data set one of {len(vocab)}: token {at} is {theirs!r} "
+        f"there and {ours!r} here; give the text and the settings (tokens, min_count, vocab_size) of its training"
+    )
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

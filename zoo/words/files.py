@@ -6,7 +6,6 @@ by gzip, for writing by a name that ends in .gz.
 """
 
 import gzip
-import json
 import pathlib
 import zipfile
 import zlib
@@ -87,26 +86,18 @@ def projector(folder: str | pathlib.Path, vectors: Vectors) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
 
 
-def from_run(workdir: str | pathlib.Path) -> Vectors:
-    """The vectors of the last checkpoint of a run of skipgram or cbow, the output vectors included.
+def from_run(source: str | pathlib.Path) -> Vectors:
+    """The vectors of skipgram or cbow, the output vectors included: of a run folder's last checkpoint, or of a file of
+    `zoo.save_weights`."""
+    from zoo import weights  # which reads files of vectors with this module
 
-    The vocabulary is read from the corpus that the run's config names.
-    """
-    from zoo import config, data
-    from zoo.checkpoint import load_variables
-
-    workdir = pathlib.Path(workdir)
-    params = load_variables(workdir)["params"]
+    _, variables, said = weights.load_model(source)
+    params, words = variables["params"], said.get("vocab") or ()
     if {"input", "output"} - set(params):
-        raise UserError(f"{workdir} is no run of word vectors: its parameters are {', '.join(params)}")
-    try:
-        settings = json.loads((workdir / "config.json").read_text())["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {workdir / 'config.json'}: {error}") from None
-    words = data.load_corpus({**config.default().data.to_dict(), **settings}).words
+        raise UserError(f"{source} is no run of word vectors: its parameters are {', '.join(params)}")
     if len(words) != len(params["input"]):
-        raise UserError(f"{workdir}: {len(params['input'])} vectors, but its corpus has {len(words)} words now")
-    return Vectors(words, params["input"], params["output"])
+        raise UserError(f"{source} says {len(words)} words for its {len(params['input'])} vectors; train it again")
+    return Vectors(tuple(words), params["input"], params["output"])
 
 
 def _is_binary(path: pathlib.Path, file) -> bool:
