@@ -126,6 +126,7 @@ BAD = [
     ({"train__txt": "ab", "a__train__txt": "ab"}, {}, "both called the train split"),
     ({"train__txt": "ab", "test__txt": ""}, {}, "the test text is empty"),
     ({"a__txt__xz": b"no"}, {}, r"a\.txt\.xz cannot be read"),
+    ({"a__txt__gz": gzip.compress(b"a")[:10] + b"\xff" * 8}, {}, r"a\.txt\.gz cannot be read: Error -3"),
 ]  # fmt: skip
 
 
