@@ -95,11 +95,14 @@ def test_projector(tmp_path):
     assert (tmp_path / "p/metadata.tsv").read_text(encoding="utf-8").split("\n") == [*VECTORS.words, ""]
 
 
-def test_picture(tmp_path):
+def test_picture(tmp_path, monkeypatch):
     words.picture(VECTORS, tmp_path / "v.png", words=["king", "queen", "man"])
     assert np.asarray(Image.open(tmp_path / "v.png").convert("L")).min() < 100  # something is drawn
     with pytest.raises(UserError, match="needs at least 2 words"):
         words.picture(VECTORS, tmp_path / "v.png", words=["king"])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"drawing needs matplotlib: pip install -e '\.\[plot\]'"):
+        words.picture(VECTORS, tmp_path / "v.png")
 
 
 def test_neighbours_stay_together(tmp_path):
@@ -143,6 +146,14 @@ def test_queries():
     assert found[0] == ("man", pytest.approx(words.similarity(VECTORS, "man", "king")))
     assert words.similarity(VECTORS, "king", "king") == pytest.approx(1)
     assert words.doesnt_match(VECTORS, ["king", "man", "Äpfel"]) == "Äpfel"
+
+
+def test_only_the_words_in_question_are_normalized(monkeypatch):
+    norm, rows = np.linalg.norm, []
+    monkeypatch.setattr(np.linalg, "norm", lambda x, **options: rows.append(len(x)) or norm(x, **options))
+    words.similarity(VECTORS, "man", "king")
+    words.doesnt_match(VECTORS, ["king", "man", "woman"])
+    assert rows == [2, 3]
 
 
 def test_questions_that_make_no_sense():

@@ -17,9 +17,10 @@ class Vectors(NamedTuple):
     table: np.ndarray
     output: np.ndarray | None = None
 
-    def unit(self) -> np.ndarray:
-        """The vectors at length 1 (a vector of zeros stays)."""
-        return self.table / np.maximum(np.linalg.norm(self.table, axis=1, keepdims=True), 1e-12)
+    def unit(self, words: Sequence[str] | None = None) -> np.ndarray:
+        """The vectors of `words` (default: of all) at length 1; a vector of zeros stays."""
+        table = self.table if words is None else self.table[[self.row(word) for word in words]]
+        return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
 
     def index(self) -> dict[str, int]:
         return _index(self.words)
@@ -74,18 +75,20 @@ def picture(
       words: which; default: the first `top`.
       layout: a name of LAYOUTS.
     """
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from None
     project = lookup("layout of a picture", layout, LAYOUTS)
-    chosen = [vectors.row(w) for w in words] or list(range(min(top, len(vectors.words))))
+    chosen = list(words) or vectors.words[:top]
     if len(chosen) < 2 or vectors.table.shape[1] < 2:
         raise UserError("a picture needs at least 2 words with vectors of at least 2 numbers")
-    places = project(vectors.unit()[chosen])
+    places = project(vectors.unit(chosen))
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots()
     axes.scatter(*places.T, s=4)
-    for i, place in zip(chosen, places, strict=True):
-        axes.annotate(vectors.words[i], place, fontsize=8)
+    for word, place in zip(chosen, places, strict=True):
+        axes.annotate(word, place, fontsize=8)
     figure.savefig(path, format="png")
 
 
