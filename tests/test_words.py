@@ -216,8 +216,11 @@ def test_going_on_from_imported_vectors():
     np.testing.assert_array_equal(both["output"][1:], VECTORS.table[[3, 0]] + 1)
     assert not fresh["params"]["input"].any()
     for vectors, line in (
-        (VECTORS._replace(table=np.ones((5, 2))), "have 2 numbers"),
-        (VECTORS._replace(words=("x",) * 5), "know none"),
+        (
+            VECTORS._replace(table=np.ones((5, 2))),
+            "the imported table has vectors of 2 numbers, the model has features=3",
+        ),
+        (VECTORS._replace(words=("x",) * 5), "knows none of the 3 words"),
     ):
         with pytest.raises(UserError, match=line):
             words.variables(vectors, corpus_words, fresh)

@@ -1,8 +1,8 @@
 """Files of word vectors: word2vec's binary and text formats, GloVe's, NumPy's, the projector's, and runs of ours.
 
 word2vec: a line `V D`, then per word its name, a space and D numbers (float32 little-endian in the binary form). GloVe
-is the text form without the first line. NumPy's .npz has arrays `words` [V] and `vectors` [V, D]. All may be compressed
-by gzip, for writing by a name that ends in .gz.
+is the text form without the first line. NumPy's .npz has arrays `words` [V], `vectors` [V, D] and perhaps `output`
+[V, D]. All may be compressed by gzip, for writing by a name that ends in .gz.
 """
 
 import gzip
@@ -64,7 +64,8 @@ def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") ->
     try:
         with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
             if format == "npz":
-                np.savez(file, words=np.array(vectors.words), vectors=table)
+                output = {} if vectors.output is None else {"output": np.asarray(vectors.output, "<f4")}
+                np.savez(file, words=np.array(vectors.words), vectors=table, **output)
                 return
             if format != "glove":
                 file.write(f"{len(table)} {table.shape[1]}\n".encode())
@@ -171,13 +172,18 @@ def _read_npz(path, limit):
     try:
         with np.load(path) as arrays:  # which refuses pickled objects
             words, table = arrays["words"][:limit], arrays["vectors"][:limit]
+            output = arrays["output"][:limit] if "output" in arrays else None
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         line = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path} has no arrays 'words' and 'vectors': {line}") from None
     kinds = words.dtype.kind + table.dtype.kind
     if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table):
         raise UserError(f"{path}: words {words.dtype}{list(words.shape)} and vectors {table.dtype}{list(table.shape)}")
-    return words.tolist(), table.astype(np.float32)
+    if output is None:
+        return words.tolist(), table.astype(np.float32)
+    if output.dtype.kind != "f" or output.shape != table.shape:
+        raise UserError(f"{path}: output {output.dtype}{list(output.shape)} for vectors {list(table.shape)}")
+    return words.tolist(), table.astype(np.float32), output.astype(np.float32)
 
 
 def _decoded(word: bytes, where: str) -> str:
@@ -187,11 +193,12 @@ def _decoded(word: bytes, where: str) -> str:
         raise UserError(f"{where}: {word[:40]!r} is not UTF-8 text") from None
 
 
-def _checked(path, words, rows) -> Vectors:
+def _checked(path, words, rows, output=None) -> Vectors:
     if not words:
         raise UserError(f"{path} has no vectors")
-    table = np.stack(rows)
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
-        raise UserError(f"{path}: the vector of {words[row]!r} (word {row + 1}) is not finite")
-    return Vectors(tuple(words), table)
+    vectors = Vectors(tuple(words), np.stack(rows), output)
+    for table in filter(lambda table: table is not None, vectors[1:]):
+        if not np.isfinite(table).all():
+            row = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
+            raise UserError(f"{path}: the vector of {words[row]!r} (word {row + 1}) is not finite")
+    return vectors
