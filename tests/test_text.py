@@ -243,6 +243,36 @@ def test_the_sets_by_name():
     assert source.train["feature"].dtype == np.float32
 
 
+def test_difficulty_in_the_name(monkeypatch):
+    monkeypatch.setattr(morse, "ROWS", {"train": 3})
+    monkeypatch.setattr(adding, "ROWS", {"train": 3})
+    found = data.load("morse?shortest_dash=3&noise=4&shift=yes").train
+    np.testing.assert_array_equal(found["feature"], data.load("morse_difficult").train["feature"])
+    slow = data.load("morse?dilation=5&shift=yes").train
+    assert slow["feature"].shape == (3 * 64, 5 * 64, 1)
+    for frame, label in zip(slow["feature"][..., 0], slow["label"], strict=True):
+        assert len(runs(frame)) == len(list(morse.CODES.values())[label])  # nothing is cut off
+        assert (np.diff(runs(frame)) % 5 == 0).all()
+    assert data.load("adding?steps=9&seed=3").train["feature"].shape == (3, 9, 2)
+    for name, line in (
+        ("morse?nosie=4", "data set 'morse' has no option 'nosie'; did you mean 'noise'?"),
+        ("morse?rows=4", "data set 'morse' has no option 'rows'"),
+        ("morse?noise", "'noise' must be <option>=<value>, and each option comes once"),
+        ("morse?noise=1&noise=2", "'noise=2' must be <option>=<value>"),
+        ("morse?noise=much", "noise is 'much'; it must be a number"),
+        ("morse?noise=nan", "morse: noise is nan; it must be in 0..1000"),
+        ("morse?shift=True", "shift is 'True'; it must be yes or no"),
+        ("morse?dilation=1.5", "dilation is '1.5'; it must be an integer"),
+        ("morse?dilation=0", "morse: dilation is 0; it must be in 1..100"),
+        ("morse_words?noise=-1", "morse_words: noise is -1.0; it must be in 0..1000"),
+        ("adding?steps=1", "adding: steps is 1; it must be in 2..10000"),
+        ("digits?noise=4", "unknown data set with options 'digits'; known: adding, morse, morse_words"),
+    ):
+        with pytest.raises(UserError) as error:
+            data.load(name)
+        assert line in str(error.value)
+
+
 def test_the_adding_problem():
     source = adding.generate(steps=9, rows={"train": 500, "test": 10})
     feature, target = source.train["feature"], source.train["target"]
