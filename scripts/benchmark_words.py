@@ -56,7 +56,7 @@ def zoo_engine(recipe: str, quick: bool):
                 side = whole_loop(run, folder, io.StringIO())
                 seconds += side(run.total_steps)
             params = side.state.params
-            trained.append(zoo.words.Vectors(run.dataset.meta["words"], np.asarray(params["input"])))
+            trained.append(zoo.words.Vectors(run.dataset.meta["vocab"], np.asarray(params["input"])))
         return seconds
 
     return {"train": train, "spearman": lambda: [zoo.words.pairs(v, pairs)["spearman"] for v in trained]}

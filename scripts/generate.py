@@ -1,19 +1,16 @@
-"""Let the language model of a run folder go on writing, on the terminal.
+"""Let the language model of a run folder, or of a file of `zoo.save_weights`, go on writing, on the terminal.
 
 python scripts/generate.py runs/shakespeare_lstm --prompt="ROMEO:" --temperature=0.8 --length=500
-
-The vocabulary is that of the data set that the run's config names, which must still be there.
 """
 
 import itertools
-import pathlib
 
 from absl import flags
 
-from zoo import checkpoint, cli, data, models, sampling
+import zoo
+from zoo import cli, sampling
 from zoo.data import text
 from zoo.errors import UserError
-from zoo.run_folder import read_json
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("prompt", "", "What it goes on from; empty: the start of a line.")
@@ -24,24 +21,14 @@ flags.DEFINE_float("top_p", 1.0, "Only among the likeliest that have this probab
 flags.DEFINE_integer("seed", 0, "Another one, another text.")
 
 
-def load(folder: str):
-    """(model, params, vocabulary) of a run folder."""
-    config = read_json(pathlib.Path(folder, "config.json"))
-    if config is None:
-        raise UserError(f"{folder} is not a run folder: it has no config.json")
-    if config["task"]["name"] != "language_model":
-        raise UserError(f"{folder} was trained for {config['task']['name']}; only a language_model writes")
-    options = config["data"]
-    source = data.load(options["name"], options["dir"], text_options={key: options[key] for key in text.OPTIONS})
-    own = {key: value for key, value in config["model"].items() if value is not None}
-    own["num_classes"] = len(source.vocab)
-    params = checkpoint.load_variables(folder)["params"]
-    rows = params["embed"]["embedding"].shape[0]
-    if rows != len(source.vocab):
-        raise UserError(
-            f"{folder} was trained with {rows} tokens, but data set {options['name']!r} has {len(source.vocab)} now"
-        )
-    return models.create_model(own.pop("name"), **own), params, source.vocab
+def load(source: str):
+    """(model, params, vocabulary) of a run folder or a file."""
+    model, variables, said = zoo.load_model(source)
+    if said.get("task") != "language_model":
+        raise UserError(f"{source} was trained for {said.get('task')}; only a language_model writes")
+    if not said.get("vocab"):
+        raise UserError(f"{source} does not say its vocabulary; train it again")
+    return model, variables["params"], said["vocab"]
 
 
 def main(overrides, folders):

@@ -118,10 +118,14 @@ def index(title: str, says: dict, results: dict) -> str:
 
 
 def rows(facts: dict) -> str:
-    return "".join(
-        f"| {key.replace('_', ' ')} | {', '.join(map(str, value)) if isinstance(value, list) else value} |\n"
-        for key, value in facts.items()
-    )
+    return "".join(f"| {key.replace('_', ' ')} | {shown(value)} |\n" for key, value in facts.items())
+
+
+def shown(value) -> str:
+    """A value as a cell of a table; of a list the first 100, for it may be a vocabulary."""
+    listed = value if isinstance(value, list) else [value]
+    more = f", ... ({len(listed):,} in all)" if len(listed) > 100 else ""
+    return ", ".join(map(str, listed[:100])).replace("\n", "\\n").replace("|", "\\|") + more
 
 
 def push(folder: pathlib.Path, repo: str) -> str:

@@ -2,6 +2,8 @@
 
 import gzip
 import lzma
+import tempfile
+import tracemalloc
 
 import jax
 import numpy as np
@@ -21,6 +23,38 @@ def test_words_of_a_text(tmp_path):
             file.write(text.encode())
         assert list(corpus.sentences(tmp_path / name)) == wanted
     assert list(corpus.sentences(tmp_path)) == 3 * wanted
+
+
+def test_a_long_line_is_read_in_pieces(tmp_path, monkeypatch):
+    """Wherever the pieces end: the words, the sentences and the ids are those of whole lines, mapped or not."""
+    text = "\n one Σίσυφος two-two\n\n" + " it's  ärger " * 3 + "\n7 8 9 \n   \nlast one 1 2 3 4 5 6 7 8"
+    (tmp_path / "t.txt").write_text(text)
+    wanted = [found for line in text.split("\n") if (found := corpus.WORD.findall(line.lower()))]
+    assert list(corpus.sentences(tmp_path / "t.txt")) == wanted
+    whole = [corpus.encode(wanted, **options) for options in ({}, {"min_count": 2}, {"vocab_size": 3})]
+    for piece in range(1, 40):
+        monkeypatch.setattr(corpus, "PIECE", piece)
+        joined = [word or "|" for found in corpus.sentences(tmp_path / "t.txt") for word in (*found, "/")]
+        assert " ".join(joined).replace("| / ", "") == " ".join(word for found in wanted for word in (*found, "/"))
+        for in_memory, kind in ((100, np.ndarray), (piece % 7, np.memmap)):
+            monkeypatch.setattr(corpus, "IN_MEMORY", in_memory)
+            monkeypatch.setattr(corpus, "CHUNK", 1 + piece % 3)
+            for made, options in zip(whole, ({}, {"min_count": 2}, {"vocab_size": 3}), strict=True):
+                found = corpus.encode(corpus.sentences(tmp_path / "t.txt"), **options)
+                assert type(found.token) is kind
+                assert (found.words, found.token.dtype) == (made.words, np.int32)
+                np.testing.assert_array_equal(found.token, made.token)
+                np.testing.assert_array_equal(found.counts, made.counts)
+
+
+def test_a_long_line_takes_little_memory(tmp_path):
+    (tmp_path / "t.txt").write_text("some words of a text " * 100_000)
+    tracemalloc.start()
+    made = corpus.encode(corpus.sentences(tmp_path / "t.txt"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(made.token) == 500_001
+    assert made.token.nbytes < peak < 4 * made.token.nbytes  # as lists: 19 times as much
 
 
 def test_encode():
@@ -143,13 +177,23 @@ def test_labels_are_different_neighbours():
 # --- mistakes ----------------------------------------------------------------------------------------------------
 
 
+def test_no_room_for_a_long_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"the text: cannot keep its words in .*gone \(TMPDIR\): No such file"):
+        corpus.encode(TEXT)
+
+
 def test_mistakes(tmp_path, mesh):
     (tmp_path / "bad.txt").write_bytes(b"good line\nbad \xff byte\n")
     (tmp_path / "empty").mkdir()
+    damaged = bytearray(gzip.compress(b"some words " * 99))
+    damaged[10:18] = b"\xff" * 8
+    (tmp_path / "damaged.txt.gz").write_bytes(damaged)
     token = np.arange(8)
     for call, line in (
         (lambda: list(corpus.sentences(tmp_path / "bad.txt")), r"bad\.txt is not UTF-8 text: byte 0xff at offset 14"),
         (lambda: list(corpus.sentences(tmp_path / "no.txt")), r"cannot read text .*no\.txt: No such file"),
+        (lambda: list(corpus.sentences(tmp_path / "damaged.txt.gz")), r"cannot read text .*damaged\.txt\.gz: Error -3"),
         (lambda: list(corpus.sentences(tmp_path / "empty")), r"empty has no text"),
         (lambda: corpus.encode([]), r"the text is empty"),
         (lambda: corpus.encode([["a", "a", "b"]], min_count=2), r"vocabulary of 1 word\(s\) that occur at least 2"),

@@ -314,8 +314,12 @@ def test_the_script(tmp_path):
     done = script("--prompt=xyz")
     assert done.returncode == 2
     assert done.stderr == "error: --prompt: the model does not know 'x'; known: '\\nabcdefghij'\n"
-    (tmp_path / "walk.txt").write_text("abcdefghijk\n" * 300)
-    assert "was trained with 11 tokens, but data set" in script().stderr
+    (tmp_path / "walk.txt").write_text("qrstuvwxyz\n" * 300)  # as many letters, and other ones
+    assert script("--prompt=abc", "--length=9", "--temperature=0").stdout == "abcdefghij\na\n"
+    with pytest.raises(UserError, match="token 1 is 'a' there and 'q' here; give the text and the settings"):
+        zoo.train(config, tmp_path / "run")
+    (tmp_path / "run/model.json").write_text((tmp_path / "run/model.json").read_text().replace('"vocab"', '"was"'))
+    assert script().stderr == f"error: {tmp_path / 'run'} does not say its vocabulary; train it again\n"
 
 
 def test_the_tokens_of_the_config_are_those_of_the_text():

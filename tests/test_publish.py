@@ -45,6 +45,11 @@ def trained(tmp_path_factory):
     return workdir
 
 
+def test_a_vocabulary_fits_into_the_card():
+    assert publish.rows({"vocab": ["\n", "|", "a"]}) == "| vocab | \\n, \\|, a |\n"
+    assert publish.rows({"vocab": ["a"] * 1234}).endswith("a, a, ... (1,234 in all) |\n")
+
+
 def test_a_run(script, trained, tmp_path, capsys):
     out = tmp_path / "card"
     script(trained, f"--out={out}", "--licence=MIT")

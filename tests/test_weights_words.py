@@ -136,6 +136,14 @@ def test_vectors_that_do_not_fit(tmp_path, name, options, given, line):
             {"words": np.array(["a"], object), "vectors": np.ones((1, 3))},
             r"words.npy holds object; .*pickled objects are never read",
         ),
+        (
+            {"words": np.array(["a"]), "vectors": np.ones((1, 3)), "output": np.ones((1, 2))},
+            r"output float64\[1, 2\] for vectors \[1, 3\]",
+        ),
+        (
+            {"words": np.array(["a"]), "vectors": np.ones((1, 1)), "output": np.full((1, 1), np.inf)},
+            "'a' .* not finite",
+        ),
     ],
 )
 def test_arrays_that_are_no_vectors(tmp_path, arrays, line):
@@ -144,19 +152,23 @@ def test_arrays_that_are_no_vectors(tmp_path, arrays, line):
         words.load(tmp_path / "v.npz")
 
 
-def test_a_skipgram_goes_on_from_a_file(tmp_path):
-    """config.init_from, by the words of its corpus."""
-    known = words.Vectors(("paris", "italy"), np.full((2, 8), [[0.25], [-0.5]], np.float32))
-    words.save(tmp_path / "v.txt", known)
+@pytest.mark.parametrize("name", ["v.txt", "v.npz"])
+def test_a_skipgram_goes_on_from_a_file(tmp_path, capsys, name):
+    """config.init_from, by the words of its corpus; NumPy's format has the output vectors too."""
+    table = np.full((2, 8), [[0.25], [-0.5]], np.float32)
+    known = words.Vectors(("paris", "italy"), table, table + 1)
+    words.save(tmp_path / name, known)
     settings = {
         "model.name": "skipgram", "model.features": 8, "task.name": "word2vec", "task.block": 32, "task.shared": 8,
         "data.name": "grammar", "data.batch_size": 4096, "optim.name": "sgd", "optim.lr": 1e-9, "total_steps": 1,
-        "init_from": str(tmp_path / "v.txt"),
+        "init_from": str(tmp_path / name),
     }  # fmt: skip
     zoo.train(zoo.config.override(zoo.config.default(), settings.items()), tmp_path / "run")
     run = words.from_run(tmp_path / "run")
     for word in known.words:
         np.testing.assert_allclose(run.table[run.row(word)], known.table[known.row(word)], atol=1e-6)
+        output = known.output[known.row(word)] if name == "v.npz" else 0
+        np.testing.assert_allclose(run.output[run.row(word)], output, atol=1e-6)
     assert np.abs(run.table[run.row("france")]).max() <= 0.5 / 8
 
 

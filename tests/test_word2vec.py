@@ -94,7 +94,8 @@ def by_hand(name, loss, params, near, noise, *, combine="mean", negatives=5, lr=
 @functools.cache
 def one_step(name, loss, combine="mean", negatives=5):
     model = model_of(name, **({"combine": combine} if name == "cbow" else {}))
-    task = word2vec.make(model, META, loss=loss, window=WINDOW, block=BLOCK, shared=3, negatives=negatives)
+    sampling = {"shared": 3, "negatives": negatives} if loss == "negative" else {}
+    task = word2vec.make(model, META, loss=loss, window=WINDOW, block=BLOCK, **sampling)
     params = random_params()
     new, metrics = jax.device_get(jax.jit(task.step)(params, BATCH, jax.random.key(4), 0.1))
     # What the step drew.
@@ -222,6 +223,9 @@ def test_initial_values():
         ({"window": 0}, r"task word2vec: window is 0; it must be at least 1"),
         ({"shared": 0}, r"task word2vec: shared is 0"),
         ({"negatives": 0}, r"task word2vec: negatives is 0"),
+        ({"loss": "softmax", "shared": 64}, r"shared is an option of loss negative, and loss is softmax; leave it out"),
+        ({"loss": "hierarchical", "negatives": 5}, r"negatives is an option of loss negative"),
+        ({"loss": "hierarchical", "power": 1.0}, r"power is an option of loss negative, and loss is hierarchical"),
         ({"block": 1024}, r"block 1024 \+ window 5 must be at most 512"),
     ],
 )

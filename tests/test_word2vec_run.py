@@ -84,12 +84,41 @@ def test_a_text_of_ones_own(tmp_path):
     (tmp_path / "b.txt").write_text("one five\n")
     name = f"words:{tmp_path}/a.txt,{tmp_path}/b.txt"
     prepared = prepare(config(data__name=name, data__batch_size=8, total_steps=None, total_epochs=2, data__sample=0.0))
-    assert prepared.dataset.meta["words"] == ("two", "three", "one", "four", "five")
+    assert prepared.dataset.meta["vocab"] == ("two", "three", "one", "four", "five")
     assert prepared.dataset.meta["num_classes"] == prepared.model.num_classes == 5
     assert prepared.total_steps == 2 * -(-(10 * 4 + 3) // 8)
     assert prepared.splits == ()
     limited = prepare(config(data__name=name, data__batch_size=8, data__vocab_size=3))
-    assert limited.dataset.meta["words"] == ("two", "three", corpus.UNKNOWN)
+    assert limited.dataset.meta["vocab"] == ("two", "three", corpus.UNKNOWN)
+
+
+def test_a_text_that_is_another_one_now(run, tmp_path):
+    """The words of the vectors are those of the training; a run does not go on with others in their places."""
+    (tmp_path / "a.txt").write_text("abc abd ab\n" * 9)
+    here = {"data__name": f"words:{tmp_path}/a.txt", "data__batch_size": 8, "data__sample": 0.0, "total_steps": 2}
+    zoo.train(config(**here), tmp_path / "run")
+    (tmp_path / "a.txt").write_text("zyx zyw zy\n" * 9)
+    for settings, folder in (
+        ({"total_steps": 4}, tmp_path / "run"),
+        ({"init_from": str(tmp_path / "run")}, tmp_path / "other"),
+    ):
+        with pytest.raises(UserError, match=r"run has a vocabulary of 3 tokens, .* token 0 is 'abc' .* 'zyx' here"):
+            zoo.train(config(**here | settings), folder)
+    found = words.from_run(tmp_path / "run")
+    assert found.words == ("abc", "abd", "ab")
+    model, variables, said = zoo.load_model(tmp_path / "run")
+    assert said["tokens"] == "words"
+    zoo.save_weights(tmp_path / "w.safetensors", model, variables, vocab=said["vocab"])
+    again = words.from_run(tmp_path / "w.safetensors")
+    assert again.words == found.words
+    np.testing.assert_array_equal(again.output, found.output)
+    with pytest.raises(UserError, match=r"w\.safetensors has a vocabulary of 3 tokens"):
+        zoo.train(config(**here, init_from=str(tmp_path / "w.safetensors")), tmp_path / "other")
+    said = json.loads((tmp_path / "run/model.json").read_text())
+    (tmp_path / "run/model.json").write_text(json.dumps(said | {"vocab": None}))  # as older versions did
+    with pytest.raises(UserError, match="says 0 words for its 3 vectors; train it again"):
+        words.from_run(tmp_path / "run")
+    assert zoo.train(config(**here | {"total_steps": 4}), tmp_path / "run")["step"] == 4
 
 
 DIGITS = {"data__name": "digits", "data__batch_size": 64}

@@ -147,7 +147,7 @@ def test_mistakes_with_files(tmp_path):
         (lambda: words.load(tmp_path / "no.txt", limit=0), r"limit is 0"),
         (lambda: words.save(tmp_path / "v.txt", spaced), r"word 'new york' cannot be written"),
         (lambda: words.save(tmp_path / "no" / "v.txt", VECTORS), r"cannot write vectors"),
-        (lambda: words.from_run(tmp_path), r"is not a run folder"),
+        (lambda: words.from_run(tmp_path), r"is no run folder with a model\.json"),
     ):
         with pytest.raises(UserError, match=line):
             call()
@@ -159,11 +159,14 @@ def test_projector(tmp_path):
     assert (tmp_path / "p/metadata.tsv").read_text(encoding="utf-8").split("\n") == [*VECTORS.words, ""]
 
 
-def test_picture(tmp_path):
+def test_picture(tmp_path, monkeypatch):
     words.picture(VECTORS, tmp_path / "v.png", words=["king", "queen", "man"])
     assert np.asarray(Image.open(tmp_path / "v.png").convert("L")).min() < 100  # something is drawn
     with pytest.raises(UserError, match="needs at least 2 words"):
         words.picture(VECTORS, tmp_path / "v.png", words=["king"])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"drawing needs matplotlib: pip install -e '\.\[plot\]'"):
+        words.picture(VECTORS, tmp_path / "v.png")
 
 
 def test_neighbours_stay_together(tmp_path):
@@ -207,6 +210,14 @@ def test_queries():
     assert found[0] == ("man", pytest.approx(words.similarity(VECTORS, "man", "king")))
     assert words.similarity(VECTORS, "king", "king") == pytest.approx(1)
     assert words.doesnt_match(VECTORS, ["king", "man", "Äpfel"]) == "Äpfel"
+
+
+def test_only_the_words_in_question_are_normalized(monkeypatch):
+    norm, rows = np.linalg.norm, []
+    monkeypatch.setattr(np.linalg, "norm", lambda x, **options: rows.append(len(x)) or norm(x, **options))
+    words.similarity(VECTORS, "man", "king")
+    words.doesnt_match(VECTORS, ["king", "man", "woman"])
+    assert rows == [2, 3]
 
 
 def test_questions_that_make_no_sense():
@@ -269,8 +280,11 @@ def test_going_on_from_imported_vectors():
     np.testing.assert_array_equal(both["output"][1:], VECTORS.table[[3, 0]] + 1)
     assert not fresh["params"]["input"].any()
     for vectors, line in (
-        (VECTORS._replace(table=np.ones((5, 2))), "have 2 numbers"),
-        (VECTORS._replace(words=("x",) * 5), "know none"),
+        (
+            VECTORS._replace(table=np.ones((5, 2))),
+            "the imported table has vectors of 2 numbers, the model has features=3",
+        ),
+        (VECTORS._replace(words=("x",) * 5), "knows none of the 3 words"),
     ):
         with pytest.raises(UserError, match=line):
             words.variables(vectors, corpus_words, fresh)

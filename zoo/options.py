@@ -3,11 +3,20 @@
 import inspect
 import types
 import typing
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 from zoo.errors import UserError, did_you_mean
+
+# type -> its reader from a word, and what to call it
+WRITTEN = {
+    str: (str, "a word"),
+    int: (int, "an integer"),
+    float: (float, "a number"),
+    bool: ({"yes": True, "no": False}.__getitem__, "yes or no"),
+}
 
 
 def check(what: str, fn: Callable, options: Mapping[str, Any], *, known: Iterable[str] | None = None) -> None:
@@ -29,6 +38,37 @@ def check(what: str, fn: Callable, options: Mapping[str, Any], *, known: Iterabl
         kind = parameters[key].annotation if key in parameters else inspect.Parameter.empty
         if kind is not inspect.Parameter.empty and not _fits(value, kind):
             raise UserError(f"{what}: {key} is {value!r}; it must be {_describe(kind)}")
+
+
+def from_query(what: str, fn: Callable, query: str) -> dict[str, Any]:
+    """Options of `fn` that stand in a name as in a URL, such as noise=4&shift=yes, of the types that it says.
+
+    Args:
+      what: for the error line.
+      fn: its parameters of the types in WRITTEN are the options.
+      query: a space is written `+` or `%20`, and `+` itself `%2B`.
+    """
+    kinds = {name: p.annotation for name, p in inspect.signature(fn).parameters.items() if p.annotation in WRITTEN}
+    options = {}
+    for part in query.split("&") if query else []:
+        key, equals, value = part.partition("=")
+        if not equals or key in options:
+            raise UserError(f"{what}: {part!r} must be <option>=<value>, and each option comes once")
+        if key not in kinds:
+            raise UserError(f"{what} has no option {key!r}{did_you_mean(key, kinds)}")
+        read, right = WRITTEN[kinds[key]]
+        try:
+            options[key] = read(urllib.parse.unquote_plus(value))
+        except (KeyError, ValueError):
+            raise UserError(f"{what}: {key} is {value!r}; it must be {right}") from None
+    return options
+
+
+def check_ranges(what: str, **ranges: tuple[float, float, float]) -> None:
+    """Refuses values outside of their range; name -> (value, least, most)."""
+    for key, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise UserError(f"{what}: {key} is {value}; it must be in {least}..{most}")
 
 
 def check_rate(what: str, **rates: float) -> None:

@@ -80,8 +80,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     Args:
       config: from `zoo.config.load` or `default`.
       source: arrays to use in place of the data set that the config names.
-      workdir: of a run that may go on: then it knows what `config.init_from` said of its inputs, and the statistics of
-        its training rows (zoo.data.preprocess).
+      workdir: of a run that may go on: then it knows what `config.init_from` said of its inputs, its vocabulary, and
+        the statistics of its training rows (zoo.data.preprocess).
 
     Raises:
       UserError: a setting that is unknown or makes no sense.
@@ -101,6 +101,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
         statistics=preprocess.load(workdir) if workdir else None,
     )
     meta = dataset.meta
+    if workdir:
+        semantics.check_vocabulary(workdir, meta)
 
     length = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"], "minimum": 1}
     total = durations.resolve("total", config, **length)

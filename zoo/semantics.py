@@ -5,7 +5,7 @@ The same names as in the header of a file of weights (zoo.weights.header), so th
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -36,9 +36,15 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
         order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
         said |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
     if meta.get("vocab"):
-        words = "label" in meta["shapes"] and config.data.tokens != "characters"  # sentences; running text has ends
-        said["tokens"] = "words" if words or text.EOS in meta["vocab"] else "characters"
+        sentences = "label" in meta["shapes"] and config.data.tokens != "characters"
+        words = sentences or "counts" in meta or text.EOS in meta["vocab"]  # running text of words has ends of lines
+        said["tokens"] = "words" if words else "characters"
     return header.semantics(model, said)
+
+
+def check_vocabulary(workdir: str | os.PathLike, meta: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run on data whose tokens have other numbers now."""
+    header.check_vocabulary(workdir, read_json(pathlib.Path(workdir, "model.json")) or {}, meta.get("vocab"))
 
 
 def moments(

@@ -19,7 +19,7 @@ def weights(run: Run, variables: Variables | None = None) -> Variables | None:
         raise UserError("config.probe trains a head on given features; set config.init_from to their weights")
     if variables is None and run.config.init_from:
         example = model_input(jax.eval_shape(run.dataset.preprocess, data.sample(run.dataset)))
-        words = run.dataset.meta.get("vocab") or run.dataset.meta.get("words")
+        words = run.dataset.meta.get("vocab")
         variables = load_weights(run.model, run.config.init_from, input=example, words=words, seed=run.config.seed)
     if variables is not None:
         state, _ = run.shapes

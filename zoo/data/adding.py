@@ -1,11 +1,12 @@
 """The adding problem (Hochreiter & Schmidhuber 1997, section 5.4): a long memory as a regression, generated.
 
 Each step has a number, uniform in 0..1, and a mark; the answer is the sum of the two numbers that are marked, one in
-each half of the sequence. Who always answers 1 has a mean squared error of 1/6.
+each half of the sequence. Always predicting 1 has a mean squared error of 1/6.
 """
 
 import numpy as np
 
+from zoo.options import check_ranges
 from zoo.types import Source
 
 STEPS = 50
@@ -18,7 +19,8 @@ def adding(data_dir=None) -> Source:
 
 
 def generate(*, steps: int = STEPS, rows=None, seed: int = 1997) -> Source:
-    """The same with another number of steps (at least 2), or of rows by split."""
+    """The same with another number of steps, or of rows by split."""
+    check_ranges("adding", steps=(steps, 2, 10_000), seed=(seed, 0, 2**63 - 1))
     rng, arrays = np.random.default_rng(seed), {}
     for split, count in (rows or ROWS).items():
         feature = np.zeros((count, steps, 2), np.float32)

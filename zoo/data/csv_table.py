@@ -11,7 +11,6 @@ as they are.
 import csv
 import io
 import pathlib
-import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,13 +42,7 @@ def parse(rest: str) -> tuple[str, dict[str, str]]:
       UserError: an option that does not exist, is given twice or has no value, or no target.
     """
     path, _, query = rest.partition("?")
-    options = {}
-    for part in query.split("&") if query else []:
-        key, equals, value = part.partition("=")
-        if not equals or key in options:
-            raise UserError(f"csv:{rest}: {part!r} must be <option>=<value>, and each option comes once")
-        options[key] = urllib.parse.unquote_plus(value)
-    options_of.check(f"csv:{path}", load, options)
+    options = options_of.from_query(f"csv:{path}", load, query)
     if not path or not options.get("target"):
         raise UserError(f"csv:{rest}: a table needs a path and a target, as in csv:/data/mine.csv?target=price")
     return path, options

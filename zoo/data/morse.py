@@ -13,6 +13,7 @@ import string
 
 import numpy as np
 
+from zoo.options import check_ranges
 from zoo.types import Source
 
 FRAME = 64
@@ -54,9 +55,13 @@ def generate(
       shortest_dash: values; the longest has 9.
       shift: zeros in front, as many as leaves the symbol in the frame, at random.
       noise: standard deviation of what is added to all values (which are around 12), before clipping.
-      dilation: every length times this; a symbol that is longer than the frame is cut.
+      dilation: every length times this, that of the frame too.
       rows: split -> frames of each class; default ROWS.
+
+    Raises:
+      UserError: a number that makes no sense.
     """
+    check_ranges("morse", shortest_dash=(shortest_dash, 1, 9), dilation=(dilation, 1, 100), **_drawn(noise, seed))
     rng, counts = np.random.default_rng(seed), rows or ROWS
     number = sum(counts.values())
     parts = {split: [] for split in counts}
@@ -86,7 +91,11 @@ def words(*, noise: float = 1.0, rows=None, seed: int = 1844) -> Source:
     Args:
       noise: standard deviation of what is added to all values (which are around 12), before clipping.
       rows: split -> words; default WORDS.
+
+    Raises:
+      UserError: a number that makes no sense.
     """
+    check_ranges("morse_words", **_drawn(noise, seed))
     rng, arrays = np.random.default_rng(seed), {}
     width = max(len(CODES[letter]) for letter in LETTERS)
     lengths = np.array([[_lengths(mark, 4) for mark in CODES[letter].ljust(width)] for letter in LETTERS])
@@ -108,13 +117,17 @@ def words(*, noise: float = 1.0, rows=None, seed: int = 1844) -> Source:
     return Source(**arrays, class_names=LETTERS)
 
 
+def _drawn(noise: float, seed: int) -> dict[str, tuple[float, float, float]]:
+    return {"noise": (noise, 0, 1000), "seed": (seed, 0, 2**63 - 1)}
+
+
 def _frames(rng, code: str, number: int, shortest_dash: int, shift: bool, noise: float, dilation: int) -> np.ndarray:
-    """float32 [number, FRAME]."""
+    """float32 [number, FRAME * dilation]."""
     low, high = np.array([_lengths(mark, shortest_dash) for mark in code]).T
     marks = dilation * rng.integers(low, high + 1, (number, len(code)))
     gaps = dilation * rng.integers(1, 4, (number, len(code)))
     gaps[:, -1] = 0
-    return _signal(rng, marks, gaps, FRAME, shift, noise)
+    return _signal(rng, marks, gaps, FRAME * dilation, shift, noise)
 
 
 def _lengths(mark: str, shortest_dash: int) -> tuple[int, int]:

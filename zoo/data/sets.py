@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zoo import options as options_of
 from zoo.data import (
     adding,
     cifar,
@@ -48,6 +49,8 @@ DATASETS: dict[str, Callable[[pathlib.Path], Source]] = {
     "shapes": drawn_shapes.shapes,
     "wine": sklearn_sets.wine,
 }
+# Those with options in the name, as in morse?noise=4&shift=yes: what makes them, whose arguments these are.
+GENERATED = {"adding": adding.generate, "morse": morse.generate, "morse_words": morse.words}
 # Texts: these take the settings of `zoo.data.text.OPTIONS` too. Kinds go by a path, as in text:/data/novel.txt.
 TEXTS = {"ptb": text.ptb, "sst2": sentences.sst2, "tinyshakespeare": text.tinyshakespeare}
 TEXT_KINDS = {"sentences": sentences.load, "text": text.load}
@@ -69,8 +72,8 @@ def load(
     """The data set called `name` as it comes.
 
     Args:
-      name: one of DATASETS or TEXTS, `tfds:<name>`, or `folder:`, `sentences:`, `text:<path>` or
-        `csv:<path>?target=<column>` (a path is relative to the working folder, else to `folder`).
+      name: one of DATASETS or TEXTS, one of GENERATED with options, `tfds:<name>`, or `folder:`, `sentences:`,
+        `text:<path>` or `csv:<path>?target=<column>` (a path is relative to the working folder, else to `folder`).
       folder: as `data_dir` takes it.
       image_size, on_error: of `folder:` sets, whose images may be of any size, and damaged; see zoo.data.folder.
       text_options: values for all of `zoo.data.text.OPTIONS`.
@@ -104,6 +107,10 @@ def load(
         from zoo.data import tfds_source
 
         return tfds_source.load(rest, data_dir=folder)
+    if "?" in name:
+        name, _, query = name.partition("?")
+        generate = lookup("data set with options", name, GENERATED)
+        return generate(**options_of.from_query(f"data set {name!r}", generate, query))
     if name in TEXTS:
         return TEXTS[name](data_dir(folder), text_options)
     return lookup("data set", name, DATASETS | TEXTS)(data_dir(folder))

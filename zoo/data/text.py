@@ -8,6 +8,7 @@ newline. The vocabulary is in the order of falling counts, of the training text;
 import gzip
 import lzma
 import pathlib
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,6 +28,7 @@ OPTIONS = {
 }
 SPLITS = {"train": ("train",), "validation": ("valid", "val", "validation", "dev"), "test": ("test",)}
 OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a file raises, or unpacking a damaged one
 
 
 def check_options(options: Mapping) -> None:
@@ -101,7 +103,7 @@ def read(path: Path) -> str:
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             data = file.read()
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")

@@ -14,7 +14,7 @@ def fitting(meta: Mapping) -> str:
         return "transcription"
     if "start" in shapes:
         return "language_model"
-    if "words" in meta:
+    if "counts" in meta:
         return "word2vec"
     if len(shapes.get("label", ())) == 2:
         return "segmentation"

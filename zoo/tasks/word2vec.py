@@ -41,10 +41,10 @@ def make(
     *,
     loss: str = "negative",
     window: int = 5,
-    negatives: int = 5,
-    power: float = 0.75,
+    negatives: int | None = None,
+    power: float | None = None,
     block: int = 256,
-    shared: int = 64,
+    shared: int | None = None,
 ) -> Task:
     """Metrics of training: the loss in nats per pair. In evaluation (3CosAdd): accuracy over known analogies.
 
@@ -53,25 +53,30 @@ def make(
       meta: of the data set; `counts` is read.
       loss: 'negative' sampling, 'hierarchical' softmax (of the Huffman tree) or full 'softmax'.
       window: the most neighbours on each side; each word draws its own number from 1 to this.
-      negatives: negative words per pair: their weight in the loss.
-      power: negatives are drawn in proportion to count ** power.
+      negatives: of loss 'negative': negative words per pair, their weight in the loss; default 5.
+      power: of loss 'negative': the words are drawn in proportion to count ** power; default 0.75.
       block: words whose vectors are read together and updated together.
-      shared: different negatives that are drawn for one block.
+      shared: of loss 'negative': different negatives that are drawn for one block; default 64.
     """
     if not isinstance(model, SkipGram | CBOW):
         raise UserError(f"task word2vec: model {type(model).__name__} has no word vectors; use skipgram or cbow")
     for key, value in {"window": window, "negatives": negatives, "block": block, "shared": shared}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"task word2vec: {key} is {value}; it must be at least 1")
     if block + window > corpus.MARGIN:
         raise UserError(f"task word2vec: block {block} + window {window} must be at most {corpus.MARGIN}")
+    sampling = {"negatives": negatives, "power": power, "shared": shared}
+    sampling = {key: value for key, value in sampling.items() if value is not None}
     objectives = {
-        "negative": lambda: negative_sampling(meta["counts"], negatives=negatives, power=power, shared=shared),
+        "negative": lambda: negative_sampling(meta["counts"], **sampling),
         "hierarchical": lambda: hierarchical_softmax(meta["counts"]),
         "softmax": lambda: full_softmax,
     }
-    objective = lookup("loss of task word2vec", loss, objectives)()
-    update = (cbow(model.combine) if isinstance(model, CBOW) else skip_gram)(objective)
+    make_objective = lookup("loss of task word2vec", loss, objectives)
+    if sampling and loss != "negative":
+        key = next(iter(sampling))
+        raise UserError(f"task word2vec: {key} is an option of loss negative, and loss is {loss}; leave it out")
+    update = (cbow(model.combine) if isinstance(model, CBOW) else skip_gram)(make_objective())
 
     def step(params, batch, key, lr):
         """One pass over the words of a batch, block by block: (params, metrics)."""
@@ -205,7 +210,7 @@ def cbow(combine: str) -> Callable[[Callable], Callable]:
 # a word are its neighbours, by weight [B, 2 window].
 
 
-def negative_sampling(counts, *, negatives: int, power: float, shared: int) -> Callable:
+def negative_sampling(counts, *, negatives: int = 5, power: float = 0.75, shared: int = 64) -> Callable:
     """Section 2.2, with `shared` negatives for the block, each of weight negatives / shared per pair."""
     cdf = jnp.asarray(corpus.noise_cdf(counts, power))
 

@@ -45,8 +45,8 @@ def load_weights(
       rules: your own, (regex on our path, a name or names in the file, function) each; default: the table that fits.
       input: shape of one example, such as (32, 32, 3), or a batch (its shape and dtype are used); default: what the
         model and the file say.
-      words: of the model's vocabulary, for word vectors: each word's row is its vector, the others are made anew;
-        default: the file's words in their order.
+      words: of the model's vocabulary. Of word vectors each word's row is its vector, the others are made anew;
+        default: the file's words in their order. Other weights that say their vocabulary must have this one.
       seed: of what is made anew.
 
     Raises:
@@ -62,7 +62,9 @@ def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[st
     """(model, variables, metadata) of a file that `save_weights` wrote, or of a run folder: both say what they hold."""
     said = metadata(source)
     if not said:
-        raise UserError(f"{source} has no header of this zoo; use load_weights(model, ...)")
+        raise UserError(
+            f"{source} is no run folder with a model.json, and has no header of this zoo; use load_weights(model, ...)"
+        )
     model = header.model_of(source, said)
     return model, importing.fill(model, source, files.read(source), None, said["input_size"], 0).variables, said
 
@@ -122,4 +124,5 @@ def import_weights(model: nn.Module, source, rules=None, *, input=None, words=No
     run = os.path.isdir(source)
     if said := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
         header.check_options(source, said, model)
+        header.check_vocabulary(source, said, words)
     return importing.fill(model, source, weights, rules, input, seed)

@@ -84,7 +84,8 @@ def _local(source: str) -> str | pathlib.Path:
 
 
 def _word_vectors(vectors: words.Vectors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    return {"vectors": vectors.table}, {"words": vectors.words}
+    tables = {"vectors": vectors.table} | ({} if vectors.output is None else {"output": vectors.output})
+    return tables, {"words": vectors.words}
 
 
 def detect(data: mmap.mmap) -> str:
@@ -97,7 +98,7 @@ def detect(data: mmap.mmap) -> str:
             return "PyTorch zip"
         if "model.weights.h5" in names:
             return "Keras"
-        if {"words.npy", "vectors.npy"} == set(names):
+        if {"words.npy", "vectors.npy"} == set(names) - {"output.npy"}:
             return "word vectors"
         if names and all(name.endswith(".npy") for name in names):
             return "npz"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,6 +88,20 @@ def _plain(value):
     """Arrays and numbers of NumPy and JAX, and lists, as tuples and numbers of Python, which JSON knows."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def check_vocabulary(source, says: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
+    """Refuses a vocabulary that is not the one of the weights; where either is not known, there is none to refuse."""
+    saved = says.get("vocab")
+    if saved is None or vocab is None or list(saved) == list(vocab):
+        return
+    at, (theirs, ours) = next(
+        (i, pair) for i, pair in enumerate(itertools.zip_longest(saved, vocab)) if pair[0] != pair[1]
+    )
+    raise UserError(
+        f"{source} has a vocabulary of {len(saved)} tokens, the data set one of {len(vocab)}: token {at} is {theirs!r} "
+        f"there and {ours!r} here; give the text and the settings (tokens, min_count, vocab_size) of its training"
+    )
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,14 +1,13 @@
 """Files of word vectors: word2vec's binary and text formats, GloVe's, NumPy's, the projector's, and runs of ours.
 
 word2vec: a line `V D`, then per word its name, a space and D numbers (float32 little-endian in the binary form). GloVe
-is the text form without the first line. NumPy's .npz has arrays `words` [V] and `vectors` [V, D]. All may be compressed
-by gzip, for writing by a name that ends in .gz.
+is the text form without the first line. NumPy's .npz has arrays `words` [V], `vectors` [V, D] and perhaps `output`
+[V, D]. All may be compressed by gzip, for writing by a name that ends in .gz.
 """
 
 import codecs
 import contextlib
 import gzip
-import json
 import math
 import mmap
 import pathlib
@@ -71,7 +70,8 @@ def save(path: str | pathlib.Path, vectors: Vectors, *, format: str = "auto") ->
     try:
         with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
             if format == "npz":
-                np.savez(file, words=np.array(vectors.words), vectors=table)
+                output = {} if vectors.output is None else {"output": np.asarray(vectors.output, "<f4")}
+                np.savez(file, words=np.array(vectors.words), vectors=table, **output)
                 return
             if format != "glove":
                 file.write(f"{len(table)} {table.shape[1]}\n".encode())
@@ -93,26 +93,18 @@ def projector(folder: str | pathlib.Path, vectors: Vectors) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
 
 
-def from_run(workdir: str | pathlib.Path) -> Vectors:
-    """The vectors of the last checkpoint of a run of skipgram or cbow, the output vectors included.
+def from_run(source: str | pathlib.Path) -> Vectors:
+    """The vectors of skipgram or cbow, the output vectors included: of a run folder's last checkpoint, or of a file of
+    `zoo.save_weights`."""
+    from zoo import weights  # which reads files of vectors with this module
 
-    The vocabulary is read from the corpus that the run's config names.
-    """
-    from zoo import config, data
-    from zoo.checkpoint import load_variables
-
-    workdir = pathlib.Path(workdir)
-    params = load_variables(workdir)["params"]
+    _, variables, said = weights.load_model(source)
+    params, words = variables["params"], said.get("vocab") or ()
     if {"input", "output"} - set(params):
-        raise UserError(f"{workdir} is no run of word vectors: its parameters are {', '.join(params)}")
-    try:
-        settings = json.loads((workdir / "config.json").read_text())["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {workdir / 'config.json'}: {error}") from None
-    words = data.load_corpus({**config.default().data.to_dict(), **settings}).words
+        raise UserError(f"{source} is no run of word vectors: its parameters are {', '.join(params)}")
     if len(words) != len(params["input"]):
-        raise UserError(f"{workdir}: {len(params['input'])} vectors, but its corpus has {len(words)} words now")
-    return Vectors(words, params["input"], params["output"])
+        raise UserError(f"{source} says {len(words)} words for its {len(params['input'])} vectors; train it again")
+    return Vectors(tuple(words), params["input"], params["output"])
 
 
 def _is_binary(path: pathlib.Path, file) -> bool:
@@ -207,6 +199,7 @@ def _read_npz(path, limit):
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         arrays = archives.npz(archives.members(data), "fiubU")
         words, table = arrays["words"][:limit], arrays["vectors"][:limit]
+        output = arrays["output"][:limit] if "output" in arrays else None
     except OSError:
         raise
     except Exception as error:  # whatever damaged bytes make the parsers of zipfile and NumPy raise
@@ -215,11 +208,15 @@ def _read_npz(path, limit):
     kinds = words.dtype.kind + table.dtype.kind
     if kinds != "Uf" or words.ndim != 1 or table.ndim != 2 or len(words) != len(table) or not table.shape[1]:
         raise UserError(f"{path}: words {words.dtype}{list(words.shape)} and vectors {table.dtype}{list(table.shape)}")
-    if words.nbytes + table.nbytes + 4 * table.size + OBJECT * len(words) > max(archives.SPARE, 4 * len(data)):
+    if output is not None and (output.dtype.kind != "f" or output.shape != table.shape):
+        raise UserError(f"{path}: output {output.dtype}{list(output.shape)} for vectors {list(table.shape)}")
+    tables = [table] if output is None else [table, output]
+    used = words.nbytes + OBJECT * len(words) + sum(x.nbytes + 4 * x.size for x in tables)
+    if used > max(archives.SPARE, 4 * len(data)):
         raise UserError(
             f"{path}: {len(words):,} words and vectors of {table.shape[1]} in {len(data):,} bytes: a zip bomb?"
         )
-    return words.tolist(), np.array(table, np.float32)
+    return words.tolist(), *(np.array(x, np.float32) for x in tables)
 
 
 def _decoded(word: bytes, where: str) -> str:
@@ -229,18 +226,20 @@ def _decoded(word: bytes, where: str) -> str:
         raise UserError(f"{where}: {word[:40]!r} is not UTF-8 text") from None
 
 
-def _checked(path, words, table) -> Vectors:
+def _checked(path, words, table, output=None) -> Vectors:
     if not words:
         raise UserError(f"{path} has no vectors")
     if "" in words:
         raise UserError(f"{path}: word {words.index('') + 1} is empty; there is nothing before its numbers")
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
-        raise UserError(f"{path}: the vector of {words[row]!r} (word {row + 1}) is not finite")
+    for array in filter(lambda array: array is not None, (table, output)):
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(1))[0])
+            raise UserError(f"{path}: the vector of {words[row]!r} (word {row + 1}) is not finite")
     if len(set(words)) < len(words):  # as gensim has it
         first = {word: i for i, word in reversed(list(enumerate(words)))}
         again = next(word for i, word in enumerate(words) if first[word] != i)
         print(f"{path}: {len(words) - len(first)} words again, such as {again!r}; the first is kept", flush=True)
         rows = sorted(first.values())
         words, table = [words[i] for i in rows], table[rows]
-    return Vectors(tuple(words), table)
+        output = None if output is None else output[rows]
+    return Vectors(tuple(words), table, output)

@@ -10,8 +10,8 @@ from zoo.words.vectors import Vectors
 
 def similarity(vectors: Vectors, one: str, other: str) -> float:
     """The cosine of two words, -1 to 1."""
-    unit = vectors.unit()
-    return float(unit[vectors.row(one)] @ unit[vectors.row(other)])
+    a, b = vectors.unit([one, other])
+    return float(a @ b)
 
 
 def most_similar(
@@ -38,5 +38,5 @@ def doesnt_match(vectors: Vectors, words: Sequence[str]) -> str:
     """The word that is farthest from the mean of the unit vectors of all."""
     if isinstance(words, str) or len(words) < 2:
         raise UserError("doesnt_match needs a list of at least two words")
-    unit = vectors.unit()[[vectors.row(word) for word in words]]
+    unit = vectors.unit(words)
     return words[int(np.argmin(unit @ unit.mean(0)))]

@@ -11,15 +11,19 @@ from zoo.errors import UserError, did_you_mean, lookup
 
 
 class Vectors(NamedTuple):
-    """Words, most frequent first, their vectors float32 [V, D] and, from a run, the output vectors [V, D]."""
+    """Words, most frequent first, their vectors float32 [V, D] and, from a run, the output vectors [V, D].
+
+    With the loss 'hierarchical' a row of `output` is of an inner node of the tree, and of no word.
+    """
 
     words: tuple[str, ...]
     table: np.ndarray
     output: np.ndarray | None = None
 
-    def unit(self) -> np.ndarray:
-        """The vectors at length 1 (a vector of zeros stays)."""
-        return self.table / np.maximum(np.linalg.norm(self.table, axis=1, keepdims=True), 1e-12)
+    def unit(self, words: Sequence[str] | None = None) -> np.ndarray:
+        """The vectors of `words` (default: of all) at length 1; a vector of zeros stays."""
+        table = self.table if words is None else self.table[[self.row(word) for word in words]]
+        return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
 
     def index(self) -> dict[str, int]:
         return _index(self.words)
@@ -46,23 +50,41 @@ def variables(vectors: Vectors, words: Sequence[str], fresh: dict) -> dict:
       fresh: {'params': {'input', 'output'}}, float32 [len(words), D] each.
 
     Raises:
-      UserError: another length of vectors, or no word in common.
+      UserError: as `placed`.
     """
-    features = fresh["params"]["input"].shape[1]
-    if vectors.table.shape[1] != features:
-        raise UserError(
-            f"the vectors have {vectors.table.shape[1]} numbers, the model has features={features}; they must be equal"
-        )
+    (table, output), _ = placed("the imported table", vectors, words, [fresh["params"][k] for k in ("input", "output")])
+    return {**fresh, "params": {"input": table, "output": output}}
+
+
+def placed(
+    what, vectors: Vectors, words: Sequence[str], fresh: Sequence[np.ndarray], option: str = "features"
+) -> tuple[list[np.ndarray], int]:
+    """(the tables of a model over `words`, with the rows of those that `vectors` has; how many it has).
+
+    Args:
+      what: for the error line: where the vectors are from.
+      words: the word of each row.
+      fresh: float32 [len(words), D], the table and perhaps that of the output vectors: the rows of all other words.
+      option: of the model, which is D.
+
+    Raises:
+      UserError: another length of vectors, another number of words, or no word in common.
+    """
+    rows, features = fresh[0].shape
+    numbers = vectors.table.shape[1]
+    if numbers != features:
+        raise UserError(f"{what} has vectors of {numbers} numbers, the model has {option}={features}; make them equal")
+    if len(words) != rows:
+        raise UserError(f"{what}: {len(words)} words for a model of {rows}; its vocabulary must be that of the words")
     index = vectors.index()
     known = [i for i, word in enumerate(words) if word in index]
     if not known:
-        raise UserError(f"the vectors know none of the {len(words)} words of the corpus, such as {words[0]!r}")
-    rows = [index[words[i]] for i in known]
-    params = {name: np.array(table) for name, table in fresh["params"].items()}
-    for name, table in (("input", vectors.table), ("output", vectors.output)):
-        if table is not None:
-            params[name][known] = table[rows]
-    return {**fresh, "params": params}
+        raise UserError(f"{what} knows none of the {rows} words of the model, such as {words[0]!r}")
+    theirs, tables = [index[words[i]] for i in known], [np.array(table) for table in fresh]
+    for table, given in zip(tables, (vectors.table, vectors.output), strict=False):
+        if given is not None:
+            table[known] = given[theirs]
+    return tables, len(known)
 
 
 def picture(
@@ -74,18 +96,20 @@ def picture(
       words: which; default: the first `top`.
       layout: a name of LAYOUTS.
     """
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from None
     project = lookup("layout of a picture", layout, LAYOUTS)
-    chosen = [vectors.row(w) for w in words] or list(range(min(top, len(vectors.words))))
+    chosen = list(words) or vectors.words[:top]
     if len(chosen) < 2 or vectors.table.shape[1] < 2:
         raise UserError("a picture needs at least 2 words with vectors of at least 2 numbers")
-    places = project(vectors.unit()[chosen])
+    places = project(vectors.unit(chosen))
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots()
     axes.scatter(*places.T, s=4)
-    for i, place in zip(chosen, places, strict=True):
-        axes.annotate(vectors.words[i], place, fontsize=8)
+    for word, place in zip(chosen, places, strict=True):
+        axes.annotate(word, place, fontsize=8)
     figure.savefig(path, format="png")
 
 
