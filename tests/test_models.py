@@ -1,6 +1,9 @@
 """Models by name: their options, and mistakes in them."""
 
+import jax
+import numpy as np
 import pytest
+from flax import linen as nn
 
 from zoo import create_model, list_models, models
 from zoo.errors import UserError
@@ -66,3 +69,33 @@ def test_list_models(monkeypatch):
     assert list_models("nothing*") == []
     monkeypatch.setattr(models, "MODELS", {"net20": None, "net110": None, "mlp": None, "NET": None})
     assert list_models("net*") == ["net110", "net20"]
+
+
+class Trainless(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+def test_a_module_without_train(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "own", Trainless)
+    with pytest.raises(UserError, match=r"^model 'own': Trainless.__call__ has no keyword `train`; add `train: bool"):
+        create_model("own")
+
+
+def test_training_by_hand():
+    """As the docstring of `create_model` has it."""
+    x, key = np.ones((4, 9, 9, 3), np.float32), jax.random.key(0)
+
+    def trained(model):
+        variables = model.init(key, x)
+        return model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    model = create_model("convnet2d", norm="batch", widths=(8, 8), dropout=0.5)
+    y, state = jax.eval_shape(lambda: trained(model))
+    assert y.shape == (4, 10)
+    assert state.keys() == {"batch_stats"}
+    assert jax.eval_shape(lambda: trained(create_model("mlp", widths=())))[1] == {}
+    variables = jax.eval_shape(model.init, key, x)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jit(lambda v: jax.jvp(lambda x: model.apply(v, x), (x,), (x,))).lower(variables)
