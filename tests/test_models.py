@@ -1,6 +1,7 @@
 """Models by name: their options, and mistakes in them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -47,19 +48,26 @@ def test_every_variant_has_its_own_line():
         ("mlp", {"dropout": "half"}, r"model 'mlp': dropout is 'half'; it must be a number"),
         ("mlp", {"widths": 512}, r"model 'mlp': widths is 512; it must be a tuple"),
         ("mlp", {"widths": (5.5,)}, r"model 'mlp': widths is \(5\.5,\)"),
-        ("lenet5", {"pool": 2}, r"model 'lenet5': pool is 2; it must be a word"),
+        ("lenet5", {"pool": 2}, r"model 'lenet5': pool is 2; it must be a string"),
         ("resnet50", {"variant": "resnet18"}, r"model 'resnet50' has no option 'variant'"),
         ("resnet50", {"zeroinit": True}, r"model 'resnet50' has no option 'zeroinit'; did you mean 'zero_init'"),
         ("resnet50", {"depths": 4}, r"model 'resnet50': depths is 4; it must be a tuple of integers"),
         ("resnet50", {"in_channels": "rgb"}, r"model 'resnet50': in_channels is 'rgb'; it must be an integer or None"),
         ("resnet55", {}, r"unknown model 'resnet55'; did you mean 'resnet"),
-        ("lenet5", {"variant": 1998}, r"model 'lenet5': variant is 1998; it must be a word"),
+        ("lenet5", {"variant": 1998}, r"model 'lenet5': variant is 1998; it must be a string"),
     ],
 )
 def test_mistakes(name, options, line):
     with pytest.raises(UserError, match=line) as error:
         create_model(name, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, np.dtype(jnp.bfloat16), jnp.zeros(1, jnp.bfloat16).dtype])
+def test_a_dtype_is_its_name(kind):
+    assert create_model("resnet18", dtype=kind) == create_model("resnet18", dtype="bfloat16")
+    with pytest.raises(UserError, match=r"unknown dtype of resnet 'float16'; did you mean 'bfloat16'"):
+        create_model("resnet18", dtype=np.float16)
 
 
 def test_list_models(monkeypatch):

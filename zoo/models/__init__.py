@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import flax.linen as nn
+import numpy as np
 
 from zoo import options as zoo_options
 from zoo.errors import UserError, lookup
@@ -78,6 +79,8 @@ def create_model(name: str, **options) -> nn.Module:
     make, module = _signatures(name)
     if "train" not in inspect.signature(module.__call__).parameters:
         raise UserError(f"model {name!r}: {module.__name__}.__call__ has no keyword `train`; add `train: bool = False`")
+    if isinstance(kind := options.get("dtype"), type | np.dtype):  # such as jnp.bfloat16
+        options["dtype"] = np.dtype(kind).name
     known = model_options(name)
     for fn in (make, module):
         own = {k: v for k, v in options.items() if k in inspect.signature(fn).parameters or k not in known}
