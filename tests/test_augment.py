@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from zoo import config, run
 from zoo.data import augment
 from zoo.errors import UserError
 
@@ -289,3 +290,11 @@ def test_data_that_an_augmentation_cannot_work_on(settings, changed, line, batch
     batch = {key: value for key, value in (batch | changed).items() if value is not None}
     with pytest.raises(UserError, match=line):
         jax.eval_shape(augment.make(settings), jax.random.key(0), batch)
+
+
+def test_a_crop_that_a_network_of_fixed_size_cannot_take():
+    """One that pools its last map can."""
+    base = [("data.name", "digits"), ("data.augment.crop", 6), ("total_steps", 1), ("model.widths", (4,))]
+    with pytest.raises(UserError, match=r"config\.data\.augment\.crop gives 6x6, .* was built for 8x8\b"):
+        run.prepare(config.override(config.default(), [*base, ("model.name", "mlp")]))
+    run.prepare(config.override(config.default(), [*base, ("model.name", "convnet2d")]))

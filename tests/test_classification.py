@@ -362,7 +362,7 @@ def test_num_outputs():
         ({"class_weights": (0.0,) * 7}, {}, r"and not only 0"),
         ({"temperature": 0.0}, {}, r"temperature is 0\.0; it must be above 0"),
         ({"metrics": ("roc_auk",)}, {}, r"unknown metric 'roc_auk'; did you mean 'roc_auc'"),
-        ({"metrics": "roc_auc"}, {}, r"metrics is 'roc_auc'; it must be a tuple of words, such as \('one', 'two'\)"),
+        ({"metrics": "roc_auc"}, {}, r"metrics is 'roc_auc'; it must be a tuple of strings, such as \('one', 'two'\)"),
         ({"coverage_threshold": 0.5}, {}, r"coverage_threshold is for the metric coverage; add it to metrics"),
         ({"metrics": ("coverage",), "coverage_threshold": 1.5}, {}, r"coverage_threshold is 1\.5; it must be in"),
         ({"top_k": (7,)}, {}, r"top_k is \(7,\); each k must be between 1 and 6"),

@@ -1,5 +1,6 @@
 """The convolution and the pooling of the zoo against JAX's own: values and gradients."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from zoo.models.conv import MAX_INPUT_CHANNELS, NHWC, Conv, avg_pool, conv, max_pool
+from zoo.models.conv import LAYOUTS, MAX_INPUT_CHANNELS, NHWC, Conv, avg_pool, conv, max_pool
 
 CASES = [  # height, width, channels in and out, kernel, strides, padding
     (28, 28, 1, 6, (5, 5), (1, 1), ((2, 2), (2, 2))),
@@ -32,26 +33,38 @@ CASES = [  # height, width, channels in and out, kernel, strides, padding
     (9, 9, 8, 4, (1, 1), (2, 2), ((0, 0), (0, 0))),
     (16, 200, 16, 16, (3, 3), (1, 1), "SAME"),  # cut into strips
     (6, 6, 8, 4, (2, 2), (1, 1), ((2, 0), (0, 3))),  # more padding than the kernel reaches
+    (None, 12, 3, 4, (3,), (1,), "SAME"),  # sequences
+    (None, 13, 8, 6, (5,), (2,), ((2, 1),)),
+    (None, 9, 8, 4, (1,), (2,), "VALID"),
 ]
 
 
 @pytest.mark.parametrize("height, width, c_in, c_out, kernel, strides, padding", CASES)
 def test_conv_equals_lax(height, width, c_in, c_out, kernel, strides, padding):
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (16, height, width, c_in))
+    x = jax.random.normal(keys[0], (16, *(side for side in (height, width) if side), c_in))
     k = jax.random.normal(keys[1], (*kernel, c_in, c_out))
+    compare(x, k, keys[2], strides, padding, dimension_numbers=LAYOUTS[x.ndim])
 
-    def general(x, k):
-        return lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=NHWC)
 
-    def ours(x, k):
-        return conv(x, k, strides, padding, dimension_numbers=NHWC)
+@pytest.mark.parametrize("shape, kernel, groups", [((8, 9, 9, 16), (3, 3, 8, 6), 2), ((8, 13, 12), (5, 3, 8), 4)])
+def test_groups_equal_lax(shape, kernel, groups):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, k, layout = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], kernel), LAYOUTS[len(shape)]
+    strides = (2,) * (len(shape) - 2)
+    compare(x, k, keys[2], strides, "SAME", dimension_numbers=layout, feature_group_count=groups)
 
-    weight = jax.random.normal(keys[2], jax.eval_shape(general, x, k).shape)
-    results = [
-        jax.jit(lambda x, k, f=f: (f(x, k), jax.grad(lambda x, k: jnp.sum(f(x, k) * weight), (0, 1))(x, k)))(x, k)
-        for f in (general, ours)
-    ]
+
+def compare(x, k, key, *arguments, **options):
+    """Values and gradients."""
+    functions = [lambda x, k, f=f: f(x, k, *arguments, **options) for f in (lax.conv_general_dilated, conv)]
+    weight = jax.random.normal(key, jax.eval_shape(functions[0], x, k).shape)
+
+    def loss(x, k, f):
+        out = f(x, k)
+        return jnp.sum(out * weight), out
+
+    results = [jax.jit(jax.grad(functools.partial(loss, f=f), (0, 1), has_aux=True))(x, k) for f in functions]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(a).max()))
 
@@ -73,19 +86,24 @@ def test_gradients_under_other_transformations(channels):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_every_compiled_convolution_is_nhwc_of_stride_1_but_the_forward_one(strides):
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1,), (2,)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_every_compiled_convolution_is_nhwc_of_stride_1_but_the_forward_one(strides, groups):
     """The other forms are what is slow inside a loop on the CPU (jax issue 12868)."""
-    x, k = jnp.zeros((16, 16, 16, 8)), jnp.zeros((3, 3, 8, 8))
+    axes = len(strides)
+    x, k = jnp.zeros((16, *(16,) * axes, 16)), jnp.zeros((*(3,) * axes, 16 // groups, 16))
+    options = {"dimension_numbers": LAYOUTS[2 + axes], "feature_group_count": groups}
 
     def loss(k, x):
-        return jnp.sum(jnp.square(conv(x, k, strides, ((1, 1), (1, 1)), dimension_numbers=NHWC)))
+        return jnp.sum(jnp.square(conv(x, k, strides, ((1, 1),) * axes, **options)))
 
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(k, x).as_text()
-    forms = re.findall(r"stablehlo.convolution.*?dim_numbers = (\[.*?\]), window = \{(.*?)\}", text)
-    ours = [(dims, window) for dims, window in forms if dims == "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"]
-    assert len(ours) >= 3
-    assert not any("lhs_dilate = [2" in window for _, window in ours)
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(k, x).compile().as_text()
+    forms = re.findall(r" convolution\(.*?window=\{(.*?)\}, dim_labels=(\w+->\w+)(.*)", text)
+    assert len(forms) >= 3
+    for window, labels, rest in forms:
+        assert labels == "b01f_01io->b01f"
+        assert "lhs_dilate" not in window
+        assert "feature_group_count" not in rest
 
 
 def test_sharded_batches_have_the_same_gradients():

@@ -230,11 +230,9 @@ def test_the_smallest_input(padding, side):
     model = create_model("lenet5", padding=padding)
     assert shapes(model, images(1, side, side, 1))["params"]["dense1"]["kernel"].shape == (16, 120)
     for shape in ((1, side - 1, side, 1), (1, side, side - 1, 1)):
-        with pytest.raises(UserError) as error:
+        line = f"lenet5: the images are {shape[1]}x{shape[2]}; the network needs {side}x{side}"
+        with pytest.raises(UserError, match=line):
             shapes(model, images(*shape))
-        assert f"lenet5: the input has shape {shape}; it must be [B, H, W, C], at least {side}x{side}" in str(
-            error.value
-        )
 
 
 @pytest.mark.parametrize("shape", [(2, 64), (28, 28, 1)])

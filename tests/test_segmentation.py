@@ -165,8 +165,20 @@ def test_weight_multiplies_the_losses_per_pixel(batch):
             assert loss == pytest.approx(float(wanted), rel=1e-5)
     plain = evaluate(make(), batch)[1]
     assert {k: v for k, v in found.items() if "loss" not in k} == {k: v for k, v in plain.items() if "loss" not in k}
-    dice = [evaluate(make(loss="dice"), b)[0] for b in (batch, batch | {"weight": weight})]
-    assert dice[0] == dice[1]
+    both = make(loss={"focal": 1, "dice": 1})
+    dice = [evaluate(both, b)[0] - evaluate(make(loss="focal"), b)[0] for b in (batch, batch | {"weight": weight})]
+    assert dice[0] == pytest.approx(dice[1], rel=1e-4)
+    for train in (True, False):
+        with pytest.raises(UserError, match="loss is dice, without a weight per pixel; add cross_entropy or"):
+            evaluate(make(loss="dice"), batch | {"weight": weight}, train=train)
+
+
+def test_counts_are_exact_in_evaluation(batch):
+    """As integers on their way to the host: a float32 cannot count to 2**24 + 1."""
+    assert segmentation._count(jnp.ones(2**24 + 1, bool)) == 2**24 + 1
+    for train, kind in ((False, np.int32), (True, np.float32)):
+        found = evaluate(make(), batch, train=train)[1]
+        assert all(x.dtype == kind for name, pair in found.items() if "loss" not in name for x in pair)
 
 
 def test_ignored_pixels_and_padding_rows_count_nowhere(batch):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import create_model, summary
+from zoo import create_model, rules, summary
+from zoo.models import MODELS, model_options
 from zoo.summary import bytes_of, layers
 
 
@@ -79,6 +80,37 @@ def test_text():
     assert whole.split() == ["(all)", "LeNet5", "[32,", "10]", "61,706", "833,040"]
     assert any(line.split()[:2] == ["conv1", "Conv"] and "[32, 28, 28, 6]" in line for line in lines)
     assert all(len(line) <= 110 and line == line.rstrip() for line in lines)
+
+
+INPUTS = {
+    "convnet1d": ((2, 16, 3), np.float32),
+    "lstm_classifier": ((2, 5, 3), np.float32),
+    **dict.fromkeys(("lstm_lm", "text_cnn", "cbow"), ((2, 5), np.int32)),
+    "skipgram": ((2,), np.int32),
+}
+OWN = {"cbow", "skipgram", "lstm_classifier"}  # which multiply matrices outside of all layers
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_operations_of_every_model_belong_to_its_layers(name):
+    """Those in methods other than `__call__` too."""
+    model = create_model(name, **{"depths": (1, 1)} if "depths" in model_options(name) else {})
+    x = jax.ShapeDtypeStruct(*INPUTS.get(name, ((2, 64, 64, 3), np.float32)))
+    whole, *found = layers(model, x)
+    top = sum(layer.flops for layer in found if "/" not in layer.path)
+    assert top < whole.flops if name in OWN else top == whole.flops
+    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    paths = [path.removesuffix("/recurrent/kernel").removesuffix("/kernel") for path in rules.flatten(params)]
+    flops = {layer.path: layer.flops for layer in found}
+    assert all(flops[path] for path in paths if path in flops)
+
+
+def test_masks_count_in_layers_of_other_methods():
+    model, x = create_model("resnet20_cifar", depths=(1,)), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32)
+    mask = np.zeros((3, 3, 3, 16))
+    mask[1] = 1
+    dense, kept = ({layer.path: layer for layer in layers(model, x, masks)} for masks in (None, {"stem/kernel": mask}))
+    assert kept["stem"].flops * 3 == dense["stem"].flops > 0
 
 
 def test_nothing_is_computed(monkeypatch):

@@ -1,6 +1,7 @@
 """U-Net: what it is made of, its sizes, its up-convolutions, what a pixel sees."""
 
 import contextlib
+import json
 from functools import partial
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import pytest
 
 from zoo import create_model, rules
 from zoo.errors import UserError
-from zoo.models import resnet, unet
+from zoo.models import unet
 from zoo.models.upsampling import UpConv, doubled
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # these run once: quicker in all
@@ -83,16 +84,20 @@ def test_paths():
     assert set(rules.flatten(shapes(remat, images(1, 8, 8, 1))["params"])) == wanted
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnetv2_18", "resnet20_cifar"])
-def test_the_encoder_is_the_zoo_s_resnet(name):
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_18", "resnet20_cifar", "wrn16_2"])
+@pytest.mark.parametrize("options", [{}, {"norm": "group:2", "stem": "deep", "depths": [1, 2]}])
+def test_the_encoder_is_the_zoo_s_resnet(name, options):
     """Its weights fit by path; where the map is finer than the encoder's finest, there is no skip connection."""
-    model = unet.UNetResNet(encoder_name=name, width=2)
+    model = create_model("unet_resnet18", encoder_name=name, encoder_options=options, width=2)
+    again = json.loads(json.dumps(model.encoder_options))
+    assert create_model("unet_resnet18", encoder_name=name, encoder_options=again, width=2) == model
+    hash(model)
     x = np.zeros((1, 64, 64, 3), np.float32)
     found = shapes(model, x)
-    encoder = shapes(resnet.make(name, features_only=True), x)
+    encoder = shapes(create_model(name, features_only=True, **options), x)
     for part in encoder:
         assert jax.tree.map(np.shape, found[part]["encoder"]) == jax.tree.map(np.shape, encoder[part])
-    if name == "resnet18":
+    if name == "resnet18" and not options:
         inputs = [found["params"][f"up{i}"]["conv1"]["kernel"].shape[2:] for i in range(5)]
         assert inputs == [(4, 2), (8 + 64, 4), (16 + 64, 8), (32 + 128, 16), (512 + 256, 32)]
     assert output(model, 1, 64, 64, 3) == (1, 64, 64, 2)
@@ -243,6 +248,12 @@ def test_inputs_that_do_not_fit(name, options, shape, line):
         ("unet_resnet34", {"width": 0}, r"unet_resnet: width is 0"),
         ("unet_resnet34", {"dropout": -0.1}, r"unet_resnet: dropout is -0\.1"),
         ("unet_resnet34", {"encoder_name": "resnet35"}, r"unknown resnet variant 'resnet35'; did you mean"),
+        ("unet_resnet34", {"encoder_name": "wrn16_5"}, r"unknown resnet variant 'wrn16_5'; did you mean 'wrn16_"),
+        ("unet_resnet34", {"encoder_options": {"nrom": "batch"}}, r"has no option 'nrom'; did you mean 'norm'"),
+        ("unet_resnet34", {"encoder_options": {"dtype": "bfloat16"}}, r"encoder_options has no option 'dtype'"),
+        ("unet_resnet34", {"encoder_options": {"width": "16"}}, r"width is '16'; it must be an integer"),
+        ("unet_resnet34", {"encoder_options": "norm"}, r"encoder_options is 'norm'; it must be pairs such as"),
+        ("unet_resnet34", {"encoder_options": {"stem": "3x3", "depths": (1,)}}, r"never halves the map"),
     ],
 )
 def test_mistakes(name, options, line):

@@ -68,3 +68,21 @@ def test_of_another_network_or_another_function(theirs, model, tmp_path):
     zoo.save_weights(tmp_path / "ours", other, variables)
     with pytest.raises(UserError, match=r"was saved with bn_eps=0.001; the model has 1e-05"):
         import_weights(model, tmp_path / "ours")
+
+
+def test_a_wide_resnet_with_options(tmp_path):
+    """From a file of the encoder alone, and from one of the whole model, whose header tells the options."""
+    own = {"norm": "group:2", "depths": (1, 1)}
+    encoder = zoo.create_model("wrn16_2", **own, num_classes=3)
+    model = zoo.create_model("unet_resnet18", encoder_name="wrn16_2", encoder_options=own, width=2, in_channels=3)
+    normal = np.random.default_rng(0).standard_normal
+    variables = jax.tree.map(lambda leaf: np.float32(normal(leaf.shape)), shapes.of(encoder)[0])
+    zoo.save_weights(tmp_path / "encoder", encoder, variables)
+    found = zoo.load_weights(model, tmp_path / "encoder")
+    kernel = found["params"]["encoder"]["layer2_0"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, variables["params"]["layer2_0"]["conv1"]["kernel"])
+    zoo.save_weights(tmp_path / "whole", model, found)
+    again = zoo.load_weights(model, tmp_path / "whole")
+    np.testing.assert_array_equal(again["params"]["encoder"]["layer2_0"]["conv1"]["kernel"], kernel)
+    with pytest.raises(UserError, match=r"was saved with norm='group:2'; the model has 'batch'"):
+        zoo.load_weights(model.clone(encoder_options={"depths": (1, 1)}), tmp_path / "encoder")

@@ -244,3 +244,10 @@ def test_other_models_and_data():
             create_model("cbow", **options)
     with pytest.raises(UserError, match=r"num_classes is 1; it must be at least 2"):
         create_model("cbow", num_classes=1)
+
+
+@pytest.mark.parametrize("name, wanted", [("skipgram", r"\[B\]"), ("cbow", r"\[B\] or \[B, C\]")])
+@pytest.mark.parametrize("kind, shape", [(np.float32, (4, 8, 8, 1)), (np.uint8, (4, 8, 8, 1)), (np.float32, (4,))])
+def test_inputs_that_are_no_words(name, wanted, kind, shape):
+    with pytest.raises(UserError, match=rf"{name}: the input is {kind.__name__}\[4.*; it must be .* {wanted}"):
+        jax.eval_shape(model_of(name).init, jax.random.key(0), np.zeros(shape, kind))

@@ -98,5 +98,5 @@ def _describe(kind) -> str:
     if origin is Sequence:
         example = ("one", "two") if arguments[0] is str else (1, 2)
         return f"a tuple of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s, such as {example}"
-    words = {int: "an integer", float: "a number", str: "a word", bool: "True or False", type(None): "None"}
+    words = {int: "an integer", float: "a number", str: "a string", bool: "True or False", type(None): "None"}
     return words.get(kind, str(kind))

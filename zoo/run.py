@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax.errors import ScopeParamShapeError
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -273,7 +274,11 @@ def _train_metrics(task: Task, dataset: Dataset, augments: Augment | None, varia
         if augments is not None:
             batch = augments(rng.key(seed, "augment"), batch)
         batch = dataset.preprocess(batch)
-        return task.loss(params, model_state, batch, rng.key(seed, "model"), train=True)[1][1]
+        try:
+            return task.loss(params, model_state, batch, rng.key(seed, "model"), train=True)[1][1]
+        except ScopeParamShapeError:  # only a crop makes inputs unlike those of the initialization
+            now, then = ("x".join(map(str, rows["image"].shape[1:3])) for rows in (batch, data.sample(dataset)))
+            raise UserError(f"config.data.augment.crop gives {now}, but the model was built for {then}") from None
 
     return jax.eval_shape(metrics, variables["params"], model_state, batch, np.uint32(0))
 

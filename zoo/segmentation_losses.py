@@ -4,7 +4,8 @@ All take `logits` [B, H, W, C] and integer `label` [B, H, W]; C = 1 is binary, t
 Labels outside of the classes must have weight 0.
 
 - `*_map` functions give a loss per pixel [B, H, W].
-- `overlaps` gives per class what the region losses are quotients of; with C = 1 there is one class, the foreground.
+- `overlaps` gives per class what the region losses are quotients of, as `region` says; with C = 1 there is one class,
+  the foreground.
 - The others are scalars. `weight` [B, H, W] is a weight per pixel or a mask of the valid ones; None counts all alike.
 """
 
@@ -14,6 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from zoo import losses
+
+# Region loss -> the weights of false positives and false negatives in the Tversky index that it is.
+INDICES = {
+    "dice": {"alpha": 0.5, "beta": 0.5},
+    "jaccard": {"alpha": 1.0, "beta": 1.0},
+    "tversky": {"alpha": 0.3, "beta": 0.7},
+}
+SMOOTH = 1.0
 
 
 def cross_entropy_map(logits, label, *, label_smoothing: float = 0.0):
@@ -53,6 +62,15 @@ def overlaps(logits, label, weight=None, *, alpha: float, beta: float):
     return hit, hit + alpha * (predicted - hit) + beta * (there - hit)
 
 
+def region(some, all_, smooth: float = SMOOTH):
+    """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes, of what `overlaps` gives.
+
+    Args:
+      smooth: in pixels; keeps the quotient defined, and near 1 for a class that the batch does not have.
+    """
+    return 1 - jnp.mean((some + smooth) / (all_ + smooth))
+
+
 def cross_entropy(logits, label, weight=None, *, label_smoothing: float = 0.0):
     """-log p of the label: the weighted mean over the pixels, sum w l / sum w.
 
@@ -66,33 +84,37 @@ def focal(logits, label, weight=None, *, gamma: float = 2.0, alpha: float | Sequ
     return weighted_mean(focal_map(logits, label, gamma=gamma, alpha=alpha), weight)
 
 
-def tversky(logits, label, weight=None, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0):
+def tversky(
+    logits,
+    label,
+    weight=None,
+    *,
+    alpha: float = INDICES["tversky"]["alpha"],
+    beta: float = INDICES["tversky"]["beta"],
+    smooth: float = SMOOTH,
+):
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes (Salehi et al. 2017).
 
     arXiv:1706.05721, equation 3; beta > alpha prefers a false alarm to a miss.
-
-    Args:
-      smooth: in pixels; keeps the quotient defined, and near 1 for a class that the batch does not have.
     """
-    some, all_ = overlaps(logits, label, weight, alpha=alpha, beta=beta)
-    return 1 - jnp.mean((some + smooth) / (all_ + smooth))
+    return region(*overlaps(logits, label, weight, alpha=alpha, beta=beta), smooth)
 
 
-def dice(logits, label, weight=None, *, smooth: float = 1.0):
+def dice(logits, label, weight=None, *, smooth: float = SMOOTH):
     """1 - 2 sum p g / (sum p + sum g), the mean over the classes (Milletari et al. 2016, arXiv:1606.04797, section 3).
 
     That is Tversky with 1/2 and 1/2. Without the paper's squares in the denominator, as is usual: for probabilities
     of 0 and 1 they make no difference.
     """
-    return tversky(logits, label, weight, alpha=0.5, beta=0.5, smooth=smooth)
+    return tversky(logits, label, weight, **INDICES["dice"], smooth=smooth)
 
 
-def jaccard(logits, label, weight=None, *, smooth: float = 1.0):
+def jaccard(logits, label, weight=None, *, smooth: float = SMOOTH):
     """1 - intersection / union (Rahman & Wang 2016): Tversky with 1 and 1.
 
     Of one class, dice / (2 - dice) in terms of the coefficients.
     """
-    return tversky(logits, label, weight, alpha=1.0, beta=1.0, smooth=smooth)
+    return tversky(logits, label, weight, **INDICES["jaccard"], smooth=smooth)
 
 
 def weighted_sum(values, weight=None):

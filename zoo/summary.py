@@ -50,7 +50,8 @@ def layers(model: nn.Module, x, masks: sparsity.Masks | None = None) -> list[Lay
     sizes = {path: leaf.size for path, leaf in rules.flatten(variables["params"]).items()}
     flops = Counter()
     for scope, n in _flops(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x).jaxpr).items():
-        flops[scope.partition("/")[2]] += n  # scopes start with the name of the model's class, parameters do not
+        # Scopes start with the name of the model's class, and name methods as `Class._method`; parameters do neither.
+        flops["/".join(part for part in scope.split("/")[1:] if "." not in part)] += n
     for path, mask in (masks or {}).items():
         sizes[path] = int(mask.sum())
         module = path.rpartition("/")[0]

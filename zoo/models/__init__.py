@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import flax.linen as nn
+import numpy as np
 
 from zoo import options as zoo_options
 from zoo.errors import UserError, lookup
@@ -61,10 +62,25 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def create_model(name: str, **options) -> nn.Module:
     """The model called `name`: a linen Module, used as `.init(rngs, x)` and `.apply(variables, x, train=...)`.
 
+    To train by hand:
+
+        variables = model.init(key, x)
+        y, state = model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    `train` is for dropout. Batch normalization takes the statistics of the batch if and only if 'batch_stats' is
+    mutable, and `state` then has the new running ones; without such layers it is empty. Recurrent layers, and
+    convolutions on the CPU, have gradients of their own, in reverse mode alone: `jax.grad`, or `jax.jvp` of `jax.grad`;
+    `jax.jvp` and `jax.jacfwd` of the model itself raise a TypeError.
+
     Raises:
-      UserError: an unknown name or option, or an option's value that makes no sense.
+      UserError: an unknown name or option, an option's value that makes no sense, or a module without the keyword
+        `train`.
     """
     make, module = _signatures(name)
+    if "train" not in inspect.signature(module.__call__).parameters:
+        raise UserError(f"model {name!r}: {module.__name__}.__call__ has no keyword `train`; add `train: bool = False`")
+    if isinstance(kind := options.get("dtype"), type | np.dtype):  # such as jnp.bfloat16
+        options["dtype"] = np.dtype(kind).name
     known = model_options(name)
     for fn in (make, module):
         own = {k: v for k, v in options.items() if k in inspect.signature(fn).parameters or k not in known}

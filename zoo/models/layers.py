@@ -4,7 +4,8 @@ Every image model has these options beside its own:
   num_classes: width of the head; 0 returns the pooled features [B, width] before it.
   in_channels: refuse images with another number of channels; None takes any.
   features_only: return the feature maps of `model.stages` (a list, one [B, H / stride, W / stride, width] per stage).
-  global_pool: 'avg' or 'max' over height and width, before the head.
+  global_pool: 'avg' or 'max' over height and width, before the head. Neither a U-Net, which has logits for each pixel,
+    nor LeNet-5, whose dense layers see the whole last map, has this one.
   dropout: rate on the pooled features.
   dtype: of the computation, 'float32' or 'bfloat16'; parameters and statistics stay float32.
   remat: recompute the blocks' activations in the backward pass: less memory, about a third more time.
@@ -63,7 +64,7 @@ def check_image_options(name: str, model) -> None:
         raise UserError(f"{name}: num_classes is {model.num_classes}; it must be at least 1, or 0 for features")
     if model.in_channels is not None and model.in_channels < 1:
         raise UserError(f"{name}: in_channels is {model.in_channels}; it must be at least 1")
-    if hasattr(model, "global_pool"):  # a U-Net has none
+    if hasattr(model, "global_pool"):
         lookup(f"global_pool of {name}", model.global_pool, POOLS)
     lookup(f"dtype of {name}", model.dtype, DTYPES)
     check_rate(name, dropout=model.dropout)

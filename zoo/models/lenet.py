@@ -27,7 +27,9 @@ import numpy as np
 from zoo import activations, initializers
 from zoo.errors import UserError, lookup
 from zoo.models import dropout as dropouts
+from zoo.models import layers
 from zoo.models.conv import NHWC, Conv, avg_pool, conv, max_pool
+from zoo.models.layers import DTYPES, Stage
 from zoo.options import check_rate
 
 # Table I of the paper: which maps of pool1 feed each of the 16 maps of conv2.
@@ -48,7 +50,7 @@ VARIANTS = {
 class LeNet5(nn.Module):
     """LeNet-5: images [B, H, W, C] to logits [B, num_classes].
 
-    Attributes:
+    Attributes, beside those of `zoo.models.layers`:
       num_classes: width of the head; 0 returns the 84 features before it.
       activation: a name of `zoo.activations`.
       pool: 'max', 'avg', or 'trainable': the average times a scale plus a bias per map, squashed again (S2, S4).
@@ -58,6 +60,7 @@ class LeNet5(nn.Module):
       dropout_kind: what it drops, a name of `zoo.models.dropout`.
       dropout: rate on the two hidden dense layers.
       kernel_init: a name of `zoo.initializers`.
+      remat: the blocks are the convolutions with their pooling.
     """
 
     num_classes: int = 10
@@ -69,65 +72,80 @@ class LeNet5(nn.Module):
     dropout_kind: str = "unit"
     dropout: float = 0.0
     kernel_init: str = "lecun_uniform"
+    in_channels: int | None = None
+    features_only: bool = False
+    dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         super().__post_init__()
+        layers.check_image_options("lenet5", self)
         activations.get(self.activation)
         initializers.get(self.kernel_init)
-        check_rate("lenet5", block_dropout=self.block_dropout, dropout=self.dropout)
+        check_rate("lenet5", block_dropout=self.block_dropout)
         dropouts.check("lenet5", self.dropout_kind, self.block_dropout)
         if self.padding < 0:
             raise UserError(f"lenet5: padding is {self.padding}; it must be zero or more")
-        if self.num_classes < 0:
-            raise UserError(f"lenet5: num_classes is {self.num_classes}; it must be at least 1, or 0 for features")
         if self.pool not in ("max", "avg", "trainable"):
             raise UserError(f"lenet5: pool is {self.pool!r}; it must be 'max', 'avg' or 'trainable'")
         if self.connections not in ("full", "table"):
             raise UserError(f"lenet5: connections is {self.connections!r}; it must be 'full' or 'table'")
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """After each pooling; the second map is 2 pixels smaller than H / 4 (3 with padding 0), a rest is dropped."""
+        return Stage(2, 6), Stage(4, 16)
+
     @nn.compact
     def __call__(self, x, *, train: bool = False):
-        act = activations.get(self.activation)
-        init = {"kernel_init": initializers.get(self.kernel_init)}
-        smallest = 16 - 2 * self.padding
-        if x.ndim != 4 or min(x.shape[1:3]) < smallest:
-            raise UserError(
-                f"lenet5: the input has shape {x.shape}; it must be [B, H, W, C], at least {smallest}x{smallest} "
-                f"with padding {self.padding}"
-            )
-        x = act(Conv(6, (5, 5), padding=self.padding, name="conv1", **init)(x))
-        x = self._pool(x, "pool1")
-        x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool1_dropout")
-        if self.connections == "table":
-            x = act(TableConv(name="conv2", **init)(x))
-        else:
-            x = act(Conv(16, (5, 5), padding="VALID", name="conv2", **init)(x))
-        x = self._pool(x, "pool2")
-        x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name="pool2_dropout")
+        layers.check_images("lenet5", x, self.in_channels, 16 - 2 * self.padding)
+        block = nn.remat(LeNet5._convolution, static_argnums=(2,)) if self.remat else LeNet5._convolution
+        x, maps = x.astype(DTYPES[self.dtype]), []
+        for number in (1, 2):
+            x = block(self, x, number)
+            x = dropouts.DROPOUTS[self.dropout_kind](x, self.block_dropout, train=train, name=f"pool{number}_dropout")
+            maps.append(x)
+        if self.features_only:
+            return maps
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate((120, 84), start=1):
-            x = act(nn.Dense(width, name=f"dense{i}", **init)(x))
+            x = activations.get(self.activation)(nn.Dense(width, name=f"dense{i}", **self._options())(x))
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
         if not self.num_classes:
             return x
-        return nn.Dense(self.num_classes, name="head", **init)(x)
+        return nn.Dense(self.num_classes, name="head", **self._options())(x).astype(jnp.float32)
+
+    def _options(self) -> dict:
+        return {"kernel_init": initializers.get(self.kernel_init), "dtype": DTYPES[self.dtype]}
+
+    def _convolution(self, x, number: int):
+        """With its activation and pooling."""
+        if number == 1:
+            x = Conv(6, (5, 5), padding=self.padding, name="conv1", **self._options())(x)
+        elif self.connections == "table":
+            x = TableConv(name="conv2", **self._options())(x)
+        else:
+            x = Conv(16, (5, 5), padding="VALID", name="conv2", **self._options())(x)
+        return self._pool(activations.get(self.activation)(x), f"pool{number}")
 
     def _pool(self, x, name: str):
         if self.pool == "max":
             return max_pool(x, (2, 2), (2, 2))
         x = avg_pool(x, (2, 2), (2, 2))
         if self.pool == "trainable":
-            x = activations.get(self.activation)(ScaleBias(name=name)(x))
+            x = activations.get(self.activation)(ScaleBias(DTYPES[self.dtype], name=name)(x))
         return x
 
 
 class ScaleBias(nn.Module):
     """One trainable scale and bias per channel: the subsampling units' own parameters (S2 and S4)."""
 
+    dtype: jnp.dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)
         return x * jnp.expand_dims(scale, range(x.ndim - 1)) + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
@@ -135,6 +153,7 @@ class TableConv(nn.Module):
     """A valid 5x5 convolution from 6 to 16 maps with the connections of table I: 60 kernels, 1,516 parameters."""
 
     kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x):
@@ -146,8 +165,8 @@ class TableConv(nn.Module):
         def init(key, shape):  # as the full convolution, whose fan-in the 60 kernels on their own do not show
             return self.kernel_init(key, (5, 5, 6, 16))[:, :, sources, targets].reshape(shape)
 
-        kernels = self.param("kernel", init, (5, 5, len(sources)))
-        bias = self.param("bias", nn.initializers.zeros, (16,))
+        kernels = self.param("kernel", init, (5, 5, len(sources))).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (16,)).astype(self.dtype)
         kernel = jnp.zeros((5, 5, 6, 16), kernels.dtype).at[:, :, sources, targets].set(kernels)
         y = conv(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC)
         return y + jnp.expand_dims(bias, (0, 1, 2))

@@ -7,8 +7,8 @@
 | unet_resnet18 / 34 / 50, 3 channels, 1 class | any size -> the same | 14,328,081 / 24,436,241 / 32,520,977 |
 
 '2015' is the paper's network (figure 1). 'same' is what people train today: padded convolutions and batch
-normalization, as in milesial/Pytorch-UNet. `unet_resnet*` have a residual network as contracting path, whose parameters
-lie below `encoder` and take the weights of that network as they are.
+normalization, as in milesial/Pytorch-UNet. `unet_resnet*` have a residual network as contracting path, by option any
+of the zoo's, whose parameters lie below `encoder` and take the weights of that network as they are.
 
 An up-convolution (`up`) doubles the map and halves the channels, see `zoo.models.upsampling`: by 'transpose' as in the
 authors' released network, or by 'resize', the paper's words. Both have the same parameters. 'nearest' has none: every
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from zoo import activations
 from zoo.errors import UserError, lookup
-from zoo.models import normalization, resnet
+from zoo.models import encoders, normalization, resnet
 from zoo.models.conv import Conv, max_pool
 from zoo.models.layers import DTYPES, Stage, check_image_options, check_images
 from zoo.models.normalization import PLAIN, normalized
@@ -131,7 +131,8 @@ class UNetResNet(nn.Module):
     two 3x3 convolutions with BN. Any size: filled up with zeros below and to the right, and the output cut again.
 
     Attributes, beside `in_channels`, `dtype` and `remat` of `zoo.models.layers`:
-      encoder_name: a name of `zoo.models.resnet.VARIANTS`.
+      encoder_name: a residual network of the zoo.
+      encoder_options: what it has other than its variant, a dict or pairs such as (('norm', 'group:8'),).
       num_classes: channels of the logits; 0 returns the last feature map before the head.
       width: channels of the expanding path at the full resolution; doubled at each stage below.
       activation: of the expanding path, a name of `zoo.activations`.
@@ -140,6 +141,7 @@ class UNetResNet(nn.Module):
     """
 
     encoder_name: str = "resnet18"
+    encoder_options: object = ()
     num_classes: int = 2
     width: int = 16
     activation: str = "relu"
@@ -150,13 +152,17 @@ class UNetResNet(nn.Module):
     remat: bool = False
 
     def __post_init__(self):
+        self.encoder_options = encoders.pairs("unet_resnet: encoder_options", self.encoder_options)
         super().__post_init__()
         _check("unet_resnet", self)
-        self.make_encoder(parent=None)
+        if not self.stages:
+            raise UserError(f"unet_resnet: encoder {self.encoder_name} never halves the map")
 
     def make_encoder(self, **placement) -> resnet.ResNet:
         """The contracting path, whose weights are those of a residual network on its own."""
-        return resnet.make(self.encoder_name, features_only=True, dtype=self.dtype, remat=self.remat, **placement)
+        make = lookup("resnet variant", self.encoder_name, encoders.ENCODERS)
+        options = {"features_only": True, "dtype": self.dtype, "remat": self.remat, **dict(self.encoder_options)}
+        return make(self.encoder_name, **options, **placement)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -18,24 +18,10 @@ Input: images [B, H, W, C] of any size.
 from zoo.errors import lookup
 from zoo.models.resnet import ResNet
 
-
-def _wrn(depth: int, k: int) -> dict[str, object]:
-    return {"depths": ((depth - 4) // 6,) * 3, "width": 16 * k}
-
-
-VARIANTS = {
-    "wrn16_2": _wrn(16, 2),
-    "wrn16_4": _wrn(16, 4),
-    "wrn16_8": _wrn(16, 8),
-    "wrn16_10": _wrn(16, 10),
-    "wrn22_8": _wrn(22, 8),
-    "wrn28_2": _wrn(28, 2),
-    "wrn28_10": _wrn(28, 10),
-    "wrn28_12": _wrn(28, 12),
-    "wrn40_2": _wrn(40, 2),
-    "wrn40_4": _wrn(40, 4),
-    "wrn40_8": _wrn(40, 8),
-}
+DEPTHS_AND_KS = (
+    (16, 2), (16, 4), (16, 8), (16, 10), (22, 8), (28, 2), (28, 10), (28, 12), (40, 2), (40, 4), (40, 8),
+)  # fmt: skip
+VARIANTS = {f"wrn{d}_{k}": {"depths": ((d - 4) // 6,) * 3, "width": 16 * k} for d, k in DEPTHS_AND_KS}
 COMMON = {"stem": "3x3", "stem_width": 16, "preactivation": True, "num_classes": 10}
 
 

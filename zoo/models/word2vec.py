@@ -33,6 +33,7 @@ class SkipGram(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
+        _check_words("skipgram", x, {1: "[B]"})
         table, output = _tables(self)
         return table[x] @ output.T
 
@@ -58,6 +59,7 @@ class CBOW(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
+        _check_words("cbow", x, {1: "[B]", 2: "[B, C]"})
         table, output = _tables(self)
         x = x.reshape(len(x), -1)
         real = (x >= 0)[..., None]
@@ -71,6 +73,12 @@ def _check_sizes(name: str, module) -> None:
     for key, least in (("num_classes", 2), ("features", 1)):
         if getattr(module, key) < least:
             raise UserError(f"{name}: {key} is {getattr(module, key)}; it must be at least {least}")
+
+
+def _check_words(name: str, x, forms: dict[int, str]) -> None:
+    if x.ndim not in forms or not jnp.issubdtype(x.dtype, jnp.integer):
+        wanted = " or ".join(forms.values())
+        raise UserError(f"{name}: the input is {x.dtype}{list(x.shape)}; it must be words, integers {wanted}")
 
 
 def _tables(module):

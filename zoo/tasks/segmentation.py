@@ -20,8 +20,7 @@ from zoo.tasks.supervised import apply_model, fitting, init_model
 from zoo.types import Task
 
 PIXEL_LOSSES = {"cross_entropy": segmentation_losses.cross_entropy_map, "focal": segmentation_losses.focal_map}
-# name -> the alpha and beta of the Tversky index that it is
-REGION_LOSSES = {"dice": (0.5, 0.5), "jaccard": (1.0, 1.0), "tversky": (0.3, 0.7)}
+REGION_LOSSES = segmentation_losses.INDICES
 # option -> the losses that read it; in the order of `make`
 OPTIONS = {
     "label_smoothing": ("cross_entropy",),
@@ -85,12 +84,13 @@ def make(
     _check_options(given, parts, num_outputs(meta, binary=binary))
     classes = range(meta["num_classes"])
     names = class_words(meta)
-    pixel_options = {
-        "cross_entropy": {"label_smoothing": given.get("label_smoothing", 0.0)},
-        "focal": {"gamma": given.get("focal_gamma", 2.0), "alpha": given.get("focal_alpha")},
-    }
-    tversky = (given.get("tversky_alpha", 0.3), given.get("tversky_beta", 0.7))
-    constant = given.get("smooth", 1.0)
+    focal, tversky = (
+        {key.removeprefix(loss): value for key, value in given.items() if key.startswith(loss)}
+        for loss in ("focal_", "tversky_")
+    )
+    pixel_options = {"cross_entropy": {"label_smoothing": given.get("label_smoothing", 0.0)}, "focal": focal}
+    indices = REGION_LOSSES | {"tversky": REGION_LOSSES["tversky"] | tversky}
+    constant = given.get("smooth", segmentation_losses.SMOOTH)
 
     def outputs(params, model_state, batch, key, *, train: bool):
         if train or views == 1:
@@ -108,22 +108,29 @@ def make(
     def loss_fn(params, model_state, batch, key, *, train: bool):
         logits, model_state = outputs(params, model_state, batch, key, train=train)
         label, valid, weight = _targets(logits, batch, ignore_index)
+        if "weight" in batch and not set(parts) & set(PIXEL_LOSSES):
+            raise UserError(
+                f"task segmentation: loss is {' and '.join(parts)}, without a weight per pixel; add cross_entropy or "
+                "focal, or leave out data.border_weight"
+            )
         total, metrics = 0.0, {}
         for name, factor in parts.items():
             if name in PIXEL_LOSSES:
                 options = pixel_options[name] if train or name == "focal" else {}
-                pair = segmentation_losses.weighted_sum(PIXEL_LOSSES[name](logits, label, **options), weight)
-                metrics[f"_loss_{name}"] = pair
-                total += factor * pair[0] / jnp.where(pair[1] > 0, pair[1], 1)
+                values = PIXEL_LOSSES[name](logits, label, **options)
+                metrics[f"_loss_{name}"] = segmentation_losses.weighted_sum(values, weight)
+                total += factor * segmentation_losses.weighted_mean(values, weight)
             else:
-                alpha, beta = tversky if name == "tversky" else REGION_LOSSES[name]
-                some, all_ = segmentation_losses.overlaps(logits, label, valid, alpha=alpha, beta=beta)
-                total += factor * (1 - jnp.mean((some + constant) / (all_ + constant)))
+                some, all_ = segmentation_losses.overlaps(logits, label, valid, **indices[name])
+                total += factor * segmentation_losses.region(some, all_, constant)
                 # Never 0 / 0, where the softmax has rounded an absent class to nothing.
                 metrics |= {
                     f"_loss_{name}_{k}": (s + 1e-6, a + 1e-6) for k, (s, a) in enumerate(zip(some, all_, strict=True))
                 }
-        return total, (model_state, metrics | _counts(logits, label, valid))
+        counts = _counts(logits, label, valid)
+        if train:  # added up over many steps on the device, where integers would overflow
+            counts = jax.tree.map(jnp.float32, counts)
+        return total, (model_state, metrics | counts)
 
     def _counts(logits, label, valid):
         found = predicted(logits)
@@ -205,8 +212,8 @@ def _targets(logits, batch, ignore_index: int):
 
 
 def _count(pixels):
-    """How many are true; as int32, because a float32 sum is exact only up to 16.8 million."""
-    return jnp.sum(pixels, dtype=jnp.int32).astype(jnp.float32)
+    """How many are true, int32: a float32 is exact only up to 16.8 million."""
+    return jnp.sum(pixels, dtype=jnp.int32)
 
 
 def _parts(loss) -> dict[str, float]:
@@ -237,5 +244,5 @@ def _check_options(given: Mapping, parts: Mapping, outputs: int) -> None:
             check_rate("task segmentation", label_smoothing=value)
         elif value < 0:
             raise UserError(f"task segmentation: {key} is {value}; it must be zero or more")
-    if given.get("tversky_alpha", 0.3) == given.get("tversky_beta", 0.7) == 0:
+    if given.get("tversky_alpha") == given.get("tversky_beta") == 0:
         raise UserError("task segmentation: tversky_alpha and tversky_beta are 0; then every prediction is perfect")
