@@ -32,7 +32,9 @@ flags.DEFINE_string("table", None, "Save the table (path, source, transform, sha
 flags.DEFINE_string("out", None, "Write the weights here: our safetensors file, or what --layout says.")
 flags.DEFINE_string("layout", "zoo", "With --out: the names of another ecosystem, see zoo.weights.export.LAYOUTS.")
 flags.DEFINE_multi_string("about", [], "With --out, what the header says of the weights, name=value; may be repeated.")
-flags.DEFINE_bool("verify", False, "Compare logits with the file's own model in torchvision, timm or Keras.")
+flags.DEFINE_bool(
+    "verify", False, "Compare maps, logits and a training step with the file's own model in torchvision, timm or Keras."
+)
 flags.DEFINE_integer("seed", 0, "Of a new head, where the number of classes differs.")
 
 

@@ -3,17 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import test_torch_weights as peers
-from test_torch_weights import PEERS, compare
+from test_torch_weights import compare
+from torch_networks import PEERS, SMALL, jit, small_torchvision, torch
 
 import zoo
 from zoo.weights import import_weights, shapes
-
-torch = pytest.importorskip("torch")
-LAYOUTS = {
-    "basic": "torchvision", "bottleneck": "torchvision", "wide": "torchvision", "cifar": "cifar", "timm": "timm",
-    "timm d": "timm", "timm v2": "timm", "lenet": "torch", "milesial": "milesial", "buda": "buda",
-}  # fmt: skip
 
 
 def random_variables(model, shape):
@@ -32,52 +26,32 @@ def equal(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PEERS)
 def test_strict_and_the_same_logits(tmp_path, name):
-    ours, options, theirs, _, shape = PEERS[name]
-    model, net = zoo.create_model(ours, **options), theirs().eval()
-    variables = random_variables(model, shape)
+    peer = PEERS[name]
+    model, net = zoo.create_model(peer.ours, **peer.options), peer.make().eval()
+    variables = random_variables(model, peer.shape)
     path = tmp_path / "x.pth"
-    zoo.save_weights(path, model, variables, layout=LAYOUTS[name])
-    state = torch.load(path, weights_only=True)
-    if name == "cifar":  # whose module has torchvision's names
-        names = {net.names(key).removeprefix("module."): key for key in net.state_dict()}
-        state = {names[key]: tensor for key, tensor in state.items()}
-    net.load_state_dict(state, strict=True)
-    compare(model, variables, net, shape)
-    equal(import_weights(model, path, input=shape).variables, variables)
+    zoo.save_weights(path, model, variables, layout=peer.layout, input=peer.shape)
+    net.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    compare(model, variables, net, peer.shape)
+    equal(import_weights(model, path, input=peer.shape).variables, variables)
 
 
 def test_safetensors_and_npz(tmp_path):
     """The library's own loader gives torch's tensors; the three formats hold the same."""
     load_file = pytest.importorskip("safetensors.torch").load_file
-    model = zoo.create_model("resnet18", **peers.ONE)
+    model = zoo.create_model("resnet18", **SMALL)
     variables = random_variables(model, (33, 33, 3))
     for ending in ("safetensors", "npz", "pt"):
         zoo.save_weights(tmp_path / f"x.{ending}", model, variables, layout="torchvision")
         equal(import_weights(model, tmp_path / f"x.{ending}").variables, variables)
-    net = peers.torchvision_resnet("BasicBlock")
+    net = small_torchvision("BasicBlock")
     net.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
     kept = torch.load(tmp_path / "x.pt", weights_only=True)
     for key, tensor in np.load(tmp_path / "x.npz").items():
         np.testing.assert_array_equal(net.state_dict()[key], tensor)
         assert torch.equal(kept[key], net.state_dict()[key])
-
-
-def test_a_perceptron_over_images(tmp_path):
-    """PyTorch flattens [C, H, W]."""
-    model = zoo.create_model("mlp", widths=(9, 8), num_classes=3, norm="batch")
-    variables = random_variables(model, (4, 5, 3))
-    zoo.save_weights(tmp_path / "x.pth", model, variables, layout="torch", input=(4, 5, 3))
-    names = {"fc1": "1", "bn1": "2", "fc2": "4", "bn2": "5", "fc3": "7"}
-    state = {
-        f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": tensor
-        for key, tensor in torch.load(tmp_path / "x.pth", weights_only=True).items()
-    }
-    net = peers.sequential().eval()
-    net.load_state_dict(state, strict=True)
-    compare(model, variables, net, (4, 5, 3))
-    equal(import_weights(model, tmp_path / "x.pth", input=(4, 5, 3)).variables, variables)
 
 
 class Recurrent(torch.nn.Module):
@@ -115,7 +89,7 @@ def test_recurrent(tmp_path, name):
     done = import_weights(model, tmp_path / "theirs.pth")
     assert done.rules == "recurrent layers of PyTorch"
     token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
-    apply = peers.jit(model.apply)
+    apply = jit(model.apply)
     with torch.no_grad():
         wanted = net(torch.from_numpy(token)).numpy()
     np.testing.assert_allclose(apply(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
@@ -138,7 +112,7 @@ def test_both_directions(tmp_path):
     token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
     with torch.no_grad():
         wanted = net(torch.from_numpy(token)).mean(1).numpy()
-    np.testing.assert_allclose(peers.jit(model.apply)(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jit(model.apply)(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gru_needs_both_biases(tmp_path):

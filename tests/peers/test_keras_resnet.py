@@ -194,11 +194,29 @@ def test_whole_networks(tmp_path, name):
     model = zoo.create_model(ours, **options)
     save(net, tmp_path / "x.weights.h5")
     done = import_weights(model, tmp_path / "x.weights.h5")
-    line = peers.verify(tmp_path / "x.weights.h5", model, done, ours)  # what --verify says
-    assert f"of keras.applications.{name}'s, relative to the largest" in line
+    lines = peers.verify(tmp_path / "x.weights.h5", model, done, ours)  # what --verify says
+    assert f"of keras.applications.{name}'s, relative to the largest" in lines
+    assert "maps of 5 stages within" in lines
     done.variables["params"]["stem"]["bias"] += 1
     with pytest.raises(zoo.UserError, match="at most 1e-04 is rounding"):
         peers.verify(tmp_path / "x.weights.h5", model, done, ours)
+
+
+def test_verify_a_stack_of_layers(tmp_path):
+    """A `.keras` file has its network in it, whose softmax is left out, and tells another activation."""
+    keras.utils.set_random_seed(0)
+    dense = [keras.layers.Dense(9, activation="relu"), keras.layers.Dense(3, activation="softmax")]
+    net = keras.Sequential([keras.Input((4, 5, 3)), keras.layers.Flatten(), *dense])
+    options = {"widths": (9,), "num_classes": 3}
+    for name in ("x.keras", "x.weights.h5"):
+        save(net, tmp_path / name)
+    model = zoo.create_model("mlp", **options)
+    done = import_weights(model, tmp_path / "x.keras", input=(4, 5, 3))
+    assert "logits within" in peers.verify(tmp_path / "x.keras", model, done, "mlp")
+    with pytest.raises(zoo.UserError, match="at most 1e-04 is rounding"):
+        peers.verify(tmp_path / "x.keras", model.clone(activation="tanh"), done, "mlp")
+    with pytest.raises(zoo.UserError, match="has weights without their network"):
+        peers.verify(tmp_path / "x.weights.h5", model, done, "mlp")
 
 
 def recurrent(bidirectional):
@@ -226,6 +244,8 @@ def test_lstm(tmp_path, name, bidirectional):
     token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
     wanted = np.asarray(net(token))
     close(jit(model.apply)(done.variables, token), wanted.mean(1) if bidirectional else wanted)
+    if name == "x.keras" and not bidirectional:
+        assert "logits within" in peers.verify(tmp_path / name, model, done, "lstm_lm")
     if name != "x.keras":
         variables = random_variables(model, (7,))
         zoo.save_weights(tmp_path / name, model, variables, layout="keras")

@@ -1,221 +1,47 @@
 """Files that PyTorch itself wrote, of the models people have: imported, they give the same logits."""
 
-import collections
-import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
-import warnings
-from functools import partial
+from collections import OrderedDict
 
-import jax
 import numpy as np
 import pytest
+from torch_networks import PEERS, TOOLS, UNET, Milesial, evaluated, jit, nn, package, randomized, torch
 
 import zoo
-from zoo.weights import files, import_weights, safetensors
+from zoo.weights import files, import_weights, peers, safetensors
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # these programs run once
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOOLS = ROOT.parent / "shared" / "tools"
 
 
-def package(name):
-    """torchvision's or timm's models; skips where they are not installed."""
-    if importlib.util.find_spec("torchvision") is None or importlib.util.find_spec(name) is None:
-        pytest.skip(f"needs {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if (TOOLS / "torchvision_cpu.py").exists() and str(TOOLS) not in sys.path:
-            sys.path.insert(0, str(TOOLS))
-            import torchvision_cpu  # noqa: F401
-        return importlib.import_module(f"{name}.models")
-
-
-def torchvision_resnet(block, **options):
-    resnet = package("torchvision").resnet
-    return resnet.ResNet(getattr(resnet, block), [1, 1, 1, 1], num_classes=7, **options)
-
-
-def timm_resnet(name, **options):
-    return getattr(package("timm"), name)(layers=(1, 1, 1, 1), num_classes=7, **options)
-
-
-def cifar_resnet():
-    """torchvision's network under the names of the usual ResNets for CIFAR, wrapped for several GPUs."""
-    net = torchvision_resnet("BasicBlock")
-    new = (("downsample", "shortcut"), ("fc.", "linear."))
-    net.names = lambda name: "module." + [name := name.replace(*pair) for pair in new][-1]
-    return net
-
-
-def lenet():
-    parts = {"conv1": nn.Conv2d(3, 6, 5, padding=2), "conv2": nn.Conv2d(6, 16, 5), "fc1": nn.Linear(400, 120)}
-    net = nn.ModuleDict(parts | {"fc2": nn.Linear(120, 84), "fc3": nn.Linear(84, 10)})
-
-    def forward(x):
-        for conv in (net["conv1"], net["conv2"]):
-            x = nn.functional.max_pool2d(conv(x).relu(), 2)
-        return net["fc3"](net["fc2"](net["fc1"](x.flatten(1)).relu()).relu())
-
-    net.forward = forward
-    return net
-
-
-def sequential():
-    """Over images, which PyTorch flattens as [C, H, W]; with normalization between."""
-    norms = [nn.BatchNorm1d(9), nn.BatchNorm1d(8)]
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(3 * 4 * 5, 9),
-        norms[0],
-        nn.ReLU(),
-        nn.Linear(9, 8),
-        norms[1],
-        nn.ReLU(),
-        nn.Linear(8, 3),
-    )
-
-
-def unnumbered():
-    """Layers whose names are in another order than the layers, and whose shapes are the same."""
-    return nn.Sequential(
-        collections.OrderedDict(
-            input=nn.Linear(16, 16),
-            relu=nn.ReLU(),
-            hidden=nn.Linear(16, 16),
-            relu2=nn.ReLU(),
-            output=nn.Linear(16, 3),
-        )
-    )
-
-
-class Double(nn.Module):
-    def __init__(self, before, after):
-        super().__init__()
-        convs = (nn.Conv2d(n, after, 3, padding=1, bias=False) for n in (before, after))
-        norms, relus = (nn.BatchNorm2d(after) for _ in range(2)), (nn.ReLU() for _ in range(2))
-        self.double_conv = nn.Sequential(*(part for parts in zip(convs, norms, relus, strict=True) for part in parts))
-
-    def forward(self, x):
-        return self.double_conv(x)
-
-
-class Milesial(nn.Module):
-    """The layout of milesial/Pytorch-UNet: 2 poolings, 4 channels; the skip comes first."""
-
-    def __init__(self):
-        super().__init__()
-        self.inc = Double(3, 4)
-        for i, width in ((1, 8), (2, 16)):
-            down = nn.Module()
-            down.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), Double(width // 2, width))
-            up = nn.Module()
-            up.up, up.conv = nn.ConvTranspose2d(32 // 2**i, 16 // 2**i, 2, 2), Double(32 // 2**i, 16 // 2**i)
-            setattr(self, f"down{i}", down)
-            setattr(self, f"up{i}", up)
-        self.outc = nn.Module()
-        self.outc.conv = nn.Conv2d(4, 5, 1)
-
-    def forward(self, x):
-        skips = [self.inc(x)]
-        for down in (self.down1, self.down2):
-            skips.append(down.maxpool_conv(skips[-1]))
-        x = skips.pop()
-        for up in (self.up1, self.up2):
-            x = up.conv(torch.cat([skips.pop(), up.up(x)], 1))
-        return self.outc.conv(x)
-
-
-class Buda(nn.Module):
-    """The layout of mateuszbuda/brain-segmentation-pytorch: 2 poolings, 4 channels; the skip comes last."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder1, self.encoder2 = self.block(3, 4, "enc1"), self.block(4, 8, "enc2")
-        self.bottleneck = self.block(8, 16, "bottleneck")
-        self.upconv2, self.upconv1 = nn.ConvTranspose2d(16, 8, 2, 2), nn.ConvTranspose2d(8, 4, 2, 2)
-        self.decoder2, self.decoder1 = self.block(16, 8, "dec2"), self.block(8, 4, "dec1")
-        self.conv = nn.Conv2d(4, 5, 1)
-
-    def block(self, before, after, name):
-        net = nn.Sequential()
-        for i, inputs in ((1, before), (2, after)):
-            net.add_module(f"{name}conv{i}", nn.Conv2d(inputs, after, 3, padding=1, bias=False))
-            net.add_module(f"{name}norm{i}", nn.BatchNorm2d(after))
-            net.add_module(f"{name}relu{i}", nn.ReLU())
-        return net
-
-    def forward(self, x):
-        first = self.encoder1(x)
-        second = self.encoder2(nn.functional.max_pool2d(first, 2))
-        x = self.bottleneck(nn.functional.max_pool2d(second, 2))
-        x = self.decoder2(torch.cat([self.upconv2(x), second], 1))
-        return self.conv(self.decoder1(torch.cat([self.upconv1(x), first], 1)))
-
-
-ONE = {"depths": (1, 1, 1, 1), "num_classes": 7}
-UNET = {"depth": 2, "width": 4, "num_classes": 5, "up": "transpose"}
-# name -> (our model, theirs, its name for the rules, shape of an image)
-PEERS = {
-    "basic": ("resnet18", ONE, partial(torchvision_resnet, "BasicBlock"), "torchvision's ResNet", (33, 33, 3)),
-    "bottleneck": ("resnet50", ONE, partial(torchvision_resnet, "Bottleneck"), "torchvision's ResNet", (33, 33, 3)),
-    "wide": (
-        "wide_resnet50_2", ONE, partial(torchvision_resnet, "Bottleneck", width_per_group=128), "torchvision's ResNet",
-        (33, 33, 3),
-    ),
-    "cifar": ("resnet18", ONE, cifar_resnet, "CIFAR ResNet in PyTorch", (33, 33, 3)),
-    "timm": ("resnet18", ONE, partial(timm_resnet, "resnet18"), "torchvision's ResNet", (33, 33, 3)),
-    "timm d": (
-        "resnet50", ONE | {"stem": "deep", "shortcut": "D"}, partial(timm_resnet, "resnet50d"), "timm's ResNet-D",
-        (33, 33, 3),
-    ),
-    "timm v2 basic": ("resnetv2_18", ONE, partial(timm_resnet, "resnetv2_18"), "timm's ResNetV2", (33, 33, 3)),
-    "timm v2": ("resnetv2_50", ONE, partial(timm_resnet, "resnetv2_50"), "timm's ResNetV2", (33, 33, 3)),
-    "lenet": ("lenet5", {}, lenet, "LeNet in PyTorch", (28, 28, 3)),
-    "mlp": (
-        "mlp", {"widths": (9, 8), "num_classes": 3, "norm": "batch"}, sequential, "MLP in PyTorch", (4, 5, 3),
-    ),
-    "unnumbered": ("mlp", {"widths": (16, 16), "num_classes": 3}, unnumbered, "MLP in PyTorch", (16,)),
-    "milesial": ("unet", UNET, Milesial, "milesial's U-Net", (16, 16, 3)),
-    "buda": ("unet", UNET, Buda, "mateuszbuda's U-Net", (16, 16, 3)),
-}  # fmt: skip
-
-
-def randomized(net):
-    """Statistics, scales and biases that no mistake leaves as they are."""
-    torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-        if getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias, std=0.1)
-    return net.eval()
-
-
-def compare(model, variables, net, shape):
+def compare(model, variables, net, shape, stages=()):
+    """Logits, and the maps of all stages where `stages` are the modules of `net` that give them."""
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    with torch.no_grad():
-        wanted = net(torch.from_numpy(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x)).numpy()
-    if wanted.ndim == 4:
-        wanted = wanted.transpose(0, 2, 3, 1)
-    found = jit(model.apply)(variables, x)
+    maps, logits = evaluated(net, x, stages)
+    close(jit(model.apply)(variables, x), logits)
+    if stages:
+        found = jit(model.clone(features_only=True).apply)(variables, x)
+        assert [m.shape for m in found] == [m.shape for m in maps]
+        assert [m.shape[-1] for m in found] == [stage.width for stage in model.stages]
+        for ours, theirs in zip(found, maps, strict=True):
+            close(ours, theirs)
+
+
+def close(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_logits(tmp_path, name):
-    ours, options, theirs, rules, shape = PEERS[name]
-    model, net = zoo.create_model(ours, **options), randomized(theirs())
-    names = getattr(net, "names", str)
-    torch.save({names(key): tensor for key, tensor in net.state_dict().items()}, tmp_path / "x.pth")
-    done = import_weights(model, tmp_path / "x.pth", input=shape)
-    assert done.rules == rules
-    compare(model, done.variables, net, shape)
+def test_maps_and_logits(tmp_path, name):
+    peer = PEERS[name]
+    model, net = zoo.create_model(peer.ours, **peer.options), randomized(peer.make())
+    torch.save({peer.renamed(key): tensor for key, tensor in net.state_dict().items()}, tmp_path / "x.pth")
+    done = import_weights(model, tmp_path / "x.pth", input=peer.shape)
+    assert done.rules == peer.rules
+    assert bool(peer.stages) == hasattr(model, "features_only")
+    compare(model, done.variables, net, peer.shape, peer.stages)
 
 
 def test_alexnet(tmp_path):
@@ -279,6 +105,21 @@ def test_safetensors_both_ways(tmp_path):
         assert torch.equal(again[name].float(), tensor.float())
 
 
+def unnumbered():
+    """Layers whose names are in another order than the layers, and whose shapes are the same."""
+    layers = {"input": nn.Linear(16, 16), "relu": nn.ReLU(), "hidden": nn.Linear(16, 16), "relu2": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"output": nn.Linear(16, 3)}))
+
+
+def test_layers_without_numbers_are_in_the_order_of_the_file(tmp_path):
+    net = randomized(unnumbered())
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    model = zoo.create_model("mlp", widths=(16, 16), num_classes=3)
+    done = import_weights(model, tmp_path / "x.pth", input=(16,))
+    x = np.random.default_rng(0).standard_normal((2, 16)).astype(np.float32)
+    close(model.apply(done.variables, x), net(torch.from_numpy(x)).detach().numpy())
+
+
 def test_safetensors_of_layers_without_numbers_are_refused(tmp_path):
     """The library sorts by name, so that nothing tells which layer is first."""
     save_file = pytest.importorskip("safetensors.torch").save_file
@@ -298,11 +139,31 @@ def verify(path, *flags):
 
 
 def test_verify(tmp_path):
+    """The file is bfloat16, as many are."""
     net = randomized(package("torchvision").resnet18(num_classes=3))
-    torch.save(net.state_dict(), tmp_path / "x.pth")
+    state = {name: t.bfloat16() if t.is_floating_point() else t for name, t in net.state_dict().items()}
+    torch.save(state, tmp_path / "x.pth")
     done = verify(tmp_path / "x.pth", "--model=resnet18", "--option=num_classes=3")
     assert done.returncode == 0, done.stderr
-    assert "of torchvision.models.resnet18's, relative to the largest" in done.stdout
+    found = re.findall(r"x.pth: (.*) within ([0-9.e+-]+)( of torchvision.models.resnet18's)?", done.stdout)
+    assert [what for what, *_ in found] == ["logits", "maps of 5 stages", "loss of a training step", "its gradients"]
+    assert all(float(far) < 1e-4 for _, far, _ in found[:3])
+    assert float(found[3][1]) < 1e-2
     done = verify(tmp_path / "x.pth", "--model=resnet18", "--option=num_classes=4")
     assert done.returncode == 2
     assert "--verify compares whole models" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["logits", "maps of 2 stages", "loss of a training step", "its gradients"])
+def test_verify_refuses_whatever_differs(part):
+    right = {"logits": np.ones(3), "maps": [np.ones(3)] * 2, "step": (1.0, {"kernel": np.ones(3), "bias": np.ones(2)})}
+    wrong = {
+        "logits": {"logits": np.full(3, 1.001)},
+        "maps of 2 stages": {"maps": [np.ones(3), np.full(3, 1.001)]},
+        "loss of a training step": {"step": (1.001, right["step"][1])},
+        "its gradients": {"step": (1.0, {"kernel": np.ones(3), "bias": np.full(2, 1.1)})},
+    }
+    right, wrong = peers.Outputs(**right), peers.Outputs(**right | wrong[part])
+    assert len(list(peers._compared("x", "theirs", right, right))) == 4
+    with pytest.raises(zoo.UserError, match=f"--verify: x: {part} within 1.0e-0.*; at most 1e-0. is rounding"):
+        list(peers._compared("x", "theirs", wrong, right))
