@@ -62,7 +62,7 @@ MISTAKES = [
     (["--config.data.validation=-1"], "config.data.validation is -1"),
     (["--config.data.test=1.0", "--config.data.validation=0.999"], "data.test"),
     (["--config.data.normalize=std"], "unknown normalization"),
-    (["--config.data.image_size=8"], "at least 12x12"),
+    (["--config.data.image_size=8"], "the network needs 12x12"),
     (["--config.data.augment.shft=1"], "unknown augmentation 'shft'; did you mean 'shift'"),
     (["--config.data.augment.shift=-1"], "must be a number in"),
     (["--config.data.device=maybe"], "'maybe'"),

@@ -160,7 +160,7 @@ def test_other_data_has_no_transcripts():
     with pytest.raises(UserError, match="does not say the class_names of its symbols"):
         run.prepare(config(), source._replace(class_names=None))
     source.train["transcript"] = source.train["transcript"][:, 0]
-    with pytest.raises(UserError, match=r"the transcripts are \[640\]; they must be \[N, L\]"):
+    with pytest.raises(UserError, match=r"'transcript' is int32\[640\]; it must be integers \[N, L\]"):
         run.prepare(config(), source)
 
 

@@ -144,7 +144,8 @@ def test_the_same_weights_in_another_function_are_refused(tmp_path, capsys, name
 # Options with another of which the same weights are another function; all the rest are header.FREE.
 MEANING = {
     "activation", "biases", "bidirectional", "bn_eps", "bottleneck", "bottleneck_stride", "cardinalities", "cell",
-    "combine", "connections", "conv_bias", "depth", "depths", "dims", "encoder_name", "features", "filters",
+    "combine", "connections", "conv_bias", "depth", "depths", "dims", "encoder_name", "encoder_options", "features",
+    "filters",
     "global_pool", "groups", "head_activation", "hidden", "kernel_size", "kernel_sizes", "norm", "norm_place",
     "padding", "pieces", "pool", "pool_size", "preactivation", "response_norm", "shortcut", "stage_stride", "stem",
     "stem_width", "tied", "up", "vocab_size", "weight_standardization", "widening", "width", "widths",
