@@ -81,6 +81,8 @@ def test_images_become_features_as_in_training(run, tmp_path, normalize):
     classes = predict.outputs(predictor, inputs).argmax(1)
     right = [pathlib.Path(name).parent.name == str(found) for name, found in zip(called, classes, strict=True)]
     assert np.mean(right) == accuracy > 0.3
+    with pytest.raises(UserError, match=r"was trained on images of \[8, 8, 1\]; leave input_size out"):
+        predict.load(tmp_path, input_size=(16, 16, 1))
 
 
 def test_a_run_says_what_it_is(run):

@@ -69,6 +69,10 @@ def test_images_are_turned_to_the_channel_order_of_the_weights(tmp_path):
     trained, variables, _ = zoo.load_model(tmp_path / "run")
     wanted = jax.nn.softmax(trained.apply(variables, np.float32(wanted)))
     np.testing.assert_allclose(predict.outputs(predict.load(tmp_path / "run"), list(image[:2])), wanted, rtol=1e-3)
+    other = predict.load(tmp_path / "run", channel_order="RGB")  # given, it counts for a run folder too
+    assert np.abs(predict.outputs(other, list(image[:2])) - wanted).max() > 1e-3
+    turned = predict.outputs(other, list(image[:2, ..., ::-1]))
+    np.testing.assert_allclose(turned, wanted, rtol=1e-3)
 
 
 def test_statistics_that_nobody_knows(weights, tmp_path):

@@ -91,10 +91,11 @@ class Checkpoints:
         if found is None:
             return None
         step, arrays, extra = found
-        for damaged in self.steps():
-            if first is None and damaged > step:
-                _move_aside(self.folder / str(damaged))
-        self._manager.reload()
+        if first is None:
+            for damaged in self.steps():
+                if damaged > step:
+                    _move_aside(self.folder / str(damaged))
+            self._manager.reload()
         return step, jax.tree.map(lambda a, x: jax.device_put(a, x.sharding), arrays, like), extra
 
 

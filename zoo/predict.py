@@ -79,6 +79,8 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
         raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
     if statistics and "image_shape" in statistics:  # the model sees features of them
         said["input_size"] = statistics["image_shape"].tolist()
+        if list(given.get("input_size", said["input_size"])) != said["input_size"]:
+            raise UserError(f"{source} was trained on images of {said['input_size']}; leave input_size out")
     variables = jax.device_put(variables)
     normalize = _normalization(said, statistics)
 
@@ -101,8 +103,8 @@ def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | 
             )
         moments = [tuple(values) * (channels // len(values)) for values in moments]
         statistics = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
-        statistics |= {"reversed": np.array(True)} if said["channel_order"] == "BGR" else {}
-    normalize = preprocess.make(statistics)
+    statistics = {name: array for name, array in statistics.items() if name != "reversed"}
+    normalize = preprocess.make(statistics | preprocess.turned(said["channel_order"] == "BGR"))
     if "category_names" in statistics:  # of a row of `table` the last columns
         numbers = len(statistics.get("feature_names", ()))
         parts = {"feature": slice(numbers), "category": slice(numbers, None)}

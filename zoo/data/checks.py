@@ -45,7 +45,7 @@ def _check_arrays(where: str, arrays: Mapping[str, np.ndarray]) -> None:
         what, kinds, axes = (INPUTS | ANSWERS).get(key, ("", array.dtype.kind, (array.ndim,)))
         if array.dtype.kind not in kinds or array.ndim not in axes:
             raise UserError(f"{where}: {key!r} is {array.dtype}{list(array.shape)}; it must be {what}")
-    if len(rows := {key: len(array) for key, array in arrays.items()}) and len(set(rows.values())) > 1:
+    if len(set((rows := {key: len(array) for key, array in arrays.items()}).values())) > 1:
         raise UserError(f"{where}: the arrays have unequal numbers of rows: {rows}")
 
 

@@ -151,7 +151,7 @@ def fit(
         return statistics
     if known is not None and (options["statistics"] == "weights" or x.shape[-1] == len(known[0])):
         *known, bgr = known
-        return statistics | given(train, *known) | ({"reversed": np.array(True)} if bgr and "image" in train else {})
+        return statistics | given(train, *known) | turned(bgr and "image" in train)
     if x.dtype == np.uint8 and (not steps or steps[0][0] not in ("standardize", "minmax", "none")):
         steps.insert(0, ("none", ()))
     if "fill" in statistics:
@@ -180,6 +180,11 @@ def given(train: Arrays, mean: Sequence[float], std: Sequence[float]) -> Statist
         )
     unit = _unit(x)
     return {f"normalize/0/standardize/{name}": np.asarray(m) * unit for name, m in (("shift", mean), ("scale", std))}
+
+
+def turned(bgr: bool) -> Statistics:
+    """To turn images from RGB to BGR first, or nothing."""
+    return {"reversed": np.array(True)} if bgr else {}
 
 
 def _settings(options: Mapping[str, Any]) -> str:

@@ -11,12 +11,9 @@ Every image model has these options beside its own:
   remat: recompute the blocks' activations in the backward pass: less memory, about a third more time.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
@@ -24,31 +21,6 @@ from zoo.options import check_rate
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 POOLS = {"avg": jnp.mean, "max": jnp.max}
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x, kernel, dtype):
-    """x [..., D] times kernel [D, K], both rounded to `dtype`, with sums and result in float32; so are the gradients.
-
-    JAX's own gradient multiplies rounded operands with float32 ones, which is no faster than float32 throughout.
-    """
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-
-
-def _product_backward(dtype, residuals, grad):
-    x, kernel = residuals
-    rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-    return product(grad, kernel.T, dtype), product(rows.T, grad_rows, dtype)
-
-
-product.defvjp(lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)), _product_backward)
-
-
-def dense_product(dtype: str) -> Callable | None:
-    """`product` as the `dot_general` of an `nn.Dense`; None, JAX's own, for float32."""
-    if dtype == "float32":
-        return None
-    return lambda x, kernel, *_, **__: product(x, kernel, DTYPES[dtype])
 
 
 class Stage(NamedTuple):

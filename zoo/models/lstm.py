@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from zoo.errors import UserError
 from zoo.models import recurrent
-from zoo.models.layers import DTYPES, dense_product, product
-from zoo.models.recurrent import Recurrent, uniform
+from zoo.models.layers import DTYPES
+from zoo.models.recurrent import Recurrent, dense_product, product, uniform
 
 POOLS = ("last", "mean", "max", "additive", "dot", "none")
 

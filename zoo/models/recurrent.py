@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
-from zoo.models.layers import DTYPES, dense_product, product
+from zoo.models.layers import DTYPES
 from zoo.options import check_rate
 
 Carry = dict[str, jax.Array]  # 'h' [B, H], and 'c' [B, H] of an LSTM
@@ -55,6 +55,31 @@ def _rnn(carry, input_BG, recurrent_BG):
 
 
 CELLS = {"gru": Cell(3, ("h",), _gru), "lstm": Cell(4, ("h", "c"), _lstm), "rnn": Cell(1, ("h",), _rnn)}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x, kernel, dtype):
+    """x [..., D] times kernel [D, K], both rounded to `dtype`, with sums and result in float32; so are the gradients.
+
+    JAX's own gradient multiplies rounded operands with float32 ones, which is no faster than float32 throughout.
+    """
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _product_backward(dtype, residuals, grad):
+    x, kernel = residuals
+    rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    return product(grad, kernel.T, dtype), product(rows.T, grad_rows, dtype)
+
+
+product.defvjp(lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)), _product_backward)
+
+
+def dense_product(dtype: str) -> Callable | None:
+    """`product` as the `dot_general` of an `nn.Dense`; None, JAX's own, for float32."""
+    if dtype == "float32":
+        return None
+    return lambda x, kernel, *_, **__: product(x, kernel, DTYPES[dtype])
 
 
 def _masked_step(cell: Cell, keep_B1, carry, input_BG, recurrent_BG):
@@ -106,10 +131,8 @@ def _run_backward(cell, reverse, dtype, residuals, grads):
         h_grad, keep_B1, *point = inputs
         _, pull = jax.vjp(partial(_masked_step, cell, keep_B1), *point)
         grad, input_grad, recurrent_grad = pull({**grad, "h": grad["h"] + h_grad})
-        return {**grad, "h": grad["h"] + _dropped(product(recurrent_grad, kernel_GH, dtype), drop_BH)}, (
-            input_grad,
-            recurrent_grad,
-        )
+        grad["h"] += _dropped(product(recurrent_grad, kernel_GH, dtype), drop_BH)
+        return grad, (input_grad, recurrent_grad)
 
     inputs = (h_grad_TBH, keep_TB1, before, input_TBG, recurrent_TBG)
     grad, (input_grad, recurrent_grad) = jax.lax.scan(step, last_grad, inputs, reverse=not reverse)

@@ -70,9 +70,7 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
         try:
             array = transform(*tensors)
             array = np.asarray(array) if hasattr(array, "dtype") else array
-        except (
-            Exception
-        ) as error:  # a tensor of another rank than the rule is for, or whatever a user's function raises
+        except Exception as error:  # a tensor of another rank than the rule is for; a user's function raises anything
             listed = " and ".join(str(list(t.shape)) for t in tensors)
             misfits[path] = f"{how} cannot take {listed}: {(str(error) or type(error).__name__).splitlines()[0]}"
             continue
