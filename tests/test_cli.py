@@ -63,6 +63,7 @@ MISTAKES = [
     (["--config.data.test=1.0", "--config.data.validation=0.999"], "data.test"),
     (["--config.data.normalize=std"], "unknown normalization"),
     (["--config.data.image_size=8"], "the network needs 12x12"),
+    (["--config.data.normalize=zca", "--config.data.augment.crop=4"], "zca was fitted to 400 values of each example"),
     (["--config.data.augment.shft=1"], "unknown augmentation 'shft'; did you mean 'shift'"),
     (["--config.data.augment.shift=-1"], "must be a number in"),
     (["--config.data.device=maybe"], "'maybe'"),

@@ -216,8 +216,13 @@ def _apply(name: str, arrays: Statistics, x):
         return x / jnp.maximum(deviation, arrays["epsilon"].astype(np.float32))
     shift = arrays["shift"].astype(np.float32)
     if name in LINEAR:
-        matrix = arrays["matrix"].astype(np.float32)
-        y = jnp.matmul(x.reshape(len(x), -1) - shift[None], matrix, precision="highest")
+        rows, matrix = x.reshape(len(x), -1), arrays["matrix"].astype(np.float32)
+        if rows.shape[1] != len(shift):
+            raise UserError(
+                f"config.data.normalize: {name} was fitted to {len(shift)} values of each example, and gets "
+                f"{rows.shape[1]}; data.augment.crop does not go with it"
+            )
+        y = jnp.matmul(rows - shift[None], matrix, precision="highest")
         return y.reshape(x.shape) if name == "zca" else y
     factor, lead = (1 / arrays["scale"]).astype(np.float32), range(x.ndim - 1)
     return (x - jnp.expand_dims(shift, lead)) * jnp.expand_dims(factor, lead)
