@@ -33,7 +33,9 @@ flags.DEFINE_string("out", None, "Write the weights here: our safetensors file, 
 flags.DEFINE_string("layout", "zoo", "With --out: the names of another ecosystem, see zoo.weights.export.LAYOUTS.")
 flags.DEFINE_multi_string("about", [], "With --out, what the header says of the weights, name=value; may be repeated.")
 flags.DEFINE_bool(
-    "verify", False, "Compare maps, logits and a training step with the file's own model in torchvision, timm or Keras."
+    "verify",
+    False,
+    "Compare maps, logits and a training step (of PyTorch's) with the network the file is from; needs torch or Keras.",
 )
 flags.DEFINE_integer("seed", 0, "Of a new head, where the number of classes differs.")
 
@@ -63,7 +65,7 @@ def main(overrides, arguments):
     for note in done.notes:
         print(f"{path}: {note}")
     if FLAGS.verify:
-        print(peers.verify(path, model, done, FLAGS.model))
+        print(peers.verify(path, model, done, FLAGS.model, size))
     if FLAGS.table:
         lines = [("path", "source", "transform", "shape")]
         lines += [(row.path, " ".join(row.sources), row.transform, "x".join(map(str, row.shape))) for row in done.table]

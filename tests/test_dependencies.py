@@ -49,7 +49,7 @@ def test_what_the_zoo_imports_is_declared():
     found = importlib.metadata.packages_distributions()
     packages = {canonicalize_name(found.get(n, [n])[0]) for n in imported - {"zoo"} - sys.stdlib_module_names}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][extra] for extra in ("hf", "keras", "plot")]
+    extras = [project["optional-dependencies"][extra] for extra in ("bench", "hf", "keras", "plot")]
     texts = sum(extras, project["dependencies"])
     assert {"jax", "pillow", "scipy"} <= packages
     # array_record comes with tensorflow-datasets where it exists at all; its absence is told.

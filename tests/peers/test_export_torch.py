@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from test_torch_weights import compare
-from torch_networks import PEERS, SMALL, jit, small_torchvision, torch
+from torch_networks import LM, PEERS, RECURRENT, SMALL, jit, small_torchvision, torch
 
 import zoo
 from zoo.weights import import_weights, shapes
@@ -54,37 +54,12 @@ def test_safetensors_and_npz(tmp_path):
         assert torch.equal(kept[key], net.state_dict()[key])
 
 
-class Recurrent(torch.nn.Module):
-    """As PyTorch's example of a language model: encoder, rnn, decoder."""
-
-    def __init__(self, kind, bidirectional=False, tied=False):
-        super().__init__()
-        self.encoder = torch.nn.Embedding(11, 6)
-        self.rnn = getattr(torch.nn, kind)(6, 6 if tied else 5, 2, batch_first=True, bidirectional=bidirectional)
-        self.decoder = torch.nn.Linear(6 if tied else 10 if bidirectional else 5, 11)
-        if tied:
-            self.decoder.weight = self.encoder.weight
-
-    def forward(self, token):
-        return self.decoder(self.rnn(self.encoder(token))[0])
-
-
-LM = {"num_classes": 11, "width": 5, "embed_dim": 6}
-RECURRENT = {
-    "lstm": ("lstm_lm", LM, ("LSTM",)),
-    "lstm, two biases": ("lstm_lm", LM | {"biases": 2}, ("LSTM",)),
-    "gru": ("lstm_lm", LM | {"cell": "gru", "biases": 2}, ("GRU",)),
-    "rnn": ("lstm_lm", LM | {"cell": "rnn"}, ("RNN",)),
-    "tied": ("lstm_lm", LM | {"width": 6, "tied": True}, ("LSTM", False, True)),
-}
-
-
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent(tmp_path, name):
     """In, the same logits; out again, under the names of the example, strictly; and back, bit for bit."""
-    ours, options, theirs = RECURRENT[name]
+    ours, options, make = RECURRENT[name]
     torch.manual_seed(0)
-    model, net = zoo.create_model(ours, **options), Recurrent(*theirs)
+    model, net = zoo.create_model(ours, **options), make()
     torch.save(net.state_dict(), tmp_path / "theirs.pth")
     done = import_weights(model, tmp_path / "theirs.pth")
     assert done.rules == "recurrent layers of PyTorch"
@@ -94,36 +69,22 @@ def test_recurrent(tmp_path, name):
         wanted = net(torch.from_numpy(token)).numpy()
     np.testing.assert_allclose(apply(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
     zoo.save_weights(tmp_path / "ours.pth", model, done.variables, layout="torch")
-    again = Recurrent(*theirs)
+    again = make()
     again.load_state_dict(torch.load(tmp_path / "ours.pth", weights_only=True), strict=True)
     with torch.no_grad():
         np.testing.assert_allclose(again(torch.from_numpy(token)).numpy(), wanted, rtol=1e-5, atol=1e-6)
     equal(import_weights(model, tmp_path / "ours.pth").variables, done.variables)
 
 
-def test_both_directions(tmp_path):
-    torch.manual_seed(0)
-    net = Recurrent("LSTM", bidirectional=True)
-    model = zoo.create_model(
-        "lstm_classifier", vocab_size=11, embed_dim=6, width=5, depth=2, pool="mean", num_classes=11
-    )
-    torch.save(net.state_dict(), tmp_path / "x.pth")
-    done = import_weights(model, tmp_path / "x.pth")
-    token = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
-    with torch.no_grad():
-        wanted = net(torch.from_numpy(token)).mean(1).numpy()
-    np.testing.assert_allclose(jit(model.apply)(done.variables, token), wanted, rtol=1e-4, atol=1e-5)
-
-
 def test_a_gru_needs_both_biases(tmp_path):
-    torch.save(Recurrent("GRU").state_dict(), tmp_path / "x.pth")
+    torch.save(RECURRENT["gru"][2]().state_dict(), tmp_path / "x.pth")
     model = zoo.create_model("lstm_lm", **LM, cell="gru")
     with pytest.raises(zoo.UserError, match=r"recurrent layers of PyTorch; the model must have biases=2, not 1"):
         import_weights(model, tmp_path / "x.pth")
 
 
 def test_a_tied_model_refuses_two_kernels(tmp_path):
-    net = Recurrent("LSTM", tied=True)
+    net = RECURRENT["tied"][2]()
     net.decoder.weight = torch.nn.Parameter(net.encoder.weight + 1)
     torch.save(net.state_dict(), tmp_path / "x.pth")
     with pytest.raises(zoo.UserError, match=r"embed/embedding: tied cannot take .* the model ties them"):

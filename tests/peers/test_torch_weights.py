@@ -1,19 +1,13 @@
 """Files that PyTorch itself wrote, of the models people have: imported, they give the same logits."""
 
-import pathlib
-import re
-import subprocess
-import sys
 from collections import OrderedDict
 
 import numpy as np
 import pytest
-from torch_networks import PEERS, TOOLS, UNET, Milesial, evaluated, jit, nn, package, randomized, torch
+from torch_networks import PEERS, UNET, evaluated, jit, networks, nn, package, randomized, torch
 
 import zoo
-from zoo.weights import files, import_weights, peers, safetensors
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from zoo.weights import files, import_weights, safetensors
 
 
 def compare(model, variables, net, shape, stages=()):
@@ -56,7 +50,7 @@ def test_alexnet(tmp_path):
 
 
 def test_a_unet_that_upsamples_otherwise_is_refused(tmp_path):
-    torch.save(Milesial().state_dict(), tmp_path / "x.pth")
+    torch.save(networks.milesial().state_dict(), tmp_path / "x.pth")
     model = zoo.create_model("unet", **UNET | {"up": "resize"})
     with pytest.raises(zoo.UserError, match=r"milesial's U-Net; the model must have up='transpose', not 'resize'"):
         import_weights(model, tmp_path / "x.pth")
@@ -127,43 +121,3 @@ def test_safetensors_of_layers_without_numbers_are_refused(tmp_path):
     model = zoo.create_model("mlp", widths=(16, 16), num_classes=3)
     with pytest.raises(zoo.UserError, match="the order of the layers hidden, input, output cannot be told"):
         import_weights(model, tmp_path / "x.safetensors", input=(16,))
-
-
-def verify(path, *flags):
-    command = [sys.executable, "scripts/import_weights.py", path, *flags, "--verify"]
-    code = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import runpy, importlib.util as i; "
-    code += "i.find_spec('torchvision_cpu') and __import__('torchvision_cpu'); sys.argv.pop(0); "
-    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    command[1:2] = ["-W", "ignore", "-c", code, f"{ROOT}:{TOOLS}", "scripts/import_weights.py"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=140)
-
-
-def test_verify(tmp_path):
-    """The file is bfloat16, as many are."""
-    net = randomized(package("torchvision").resnet18(num_classes=3))
-    state = {name: t.bfloat16() if t.is_floating_point() else t for name, t in net.state_dict().items()}
-    torch.save(state, tmp_path / "x.pth")
-    done = verify(tmp_path / "x.pth", "--model=resnet18", "--option=num_classes=3")
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"x.pth: (.*) within ([0-9.e+-]+)( of torchvision.models.resnet18's)?", done.stdout)
-    assert [what for what, *_ in found] == ["logits", "maps of 5 stages", "loss of a training step", "its gradients"]
-    assert all(float(far) < 1e-4 for _, far, _ in found[:3])
-    assert float(found[3][1]) < 1e-2
-    done = verify(tmp_path / "x.pth", "--model=resnet18", "--option=num_classes=4")
-    assert done.returncode == 2
-    assert "--verify compares whole models" in done.stderr
-
-
-@pytest.mark.parametrize("part", ["logits", "maps of 2 stages", "loss of a training step", "its gradients"])
-def test_verify_refuses_whatever_differs(part):
-    right = {"logits": np.ones(3), "maps": [np.ones(3)] * 2, "step": (1.0, {"kernel": np.ones(3), "bias": np.ones(2)})}
-    wrong = {
-        "logits": {"logits": np.full(3, 1.001)},
-        "maps of 2 stages": {"maps": [np.ones(3), np.full(3, 1.001)]},
-        "loss of a training step": {"step": (1.001, right["step"][1])},
-        "its gradients": {"step": (1.0, {"kernel": np.ones(3), "bias": np.full(2, 1.1)})},
-    }
-    right, wrong = peers.Outputs(**right), peers.Outputs(**right | wrong[part])
-    assert len(list(peers._compared("x", "theirs", right, right))) == 4
-    with pytest.raises(zoo.UserError, match=f"--verify: x: {part} within 1.0e-0.*; at most 1e-0. is rounding"):
-        list(peers._compared("x", "theirs", wrong, right))

@@ -22,10 +22,7 @@ CASES = PEERS | WHOLE
 def test_a_step(tmp_path, monkeypatch, name):
     peer = CASES[name]
     net = randomized(peer.make())
-    for module in net.modules():
-        for child, old in module.named_children():
-            if isinstance(old, nn.ReLU):
-                setattr(module, child, nn.Softplus())
+    monkeypatch.setattr(nn.functional, "relu", lambda x, inplace=False: nn.functional.softplus(x))
     monkeypatch.setattr(flax.linen, "relu", jax.nn.softplus)
     model = zoo.create_model(peer.ours, **peer.options)
     if hasattr(model, "activation"):

@@ -1,13 +1,12 @@
 """The networks of PyTorch that the tests compare ours with: torchvision's, timm's, and the layouts people publish.
 
-Activations are modules, so that a test can put another function in their place.
+All call `torch.nn.functional.relu`, so that a test can put another function in its place.
 """
 
 import importlib.util
 import pathlib
 import sys
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+networks = importlib.import_module("zoo.weights.torch_networks")
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # these programs run once
 TOOLS = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tools"
 
@@ -58,129 +58,13 @@ def alexnet():
     return net
 
 
-class CifarBlock(nn.Module):
-    """Of the usual ResNets for CIFAR. Shortcut A is every second pixel, and zeros for the new channels."""
-
-    def __init__(self, before, after, project):
-        super().__init__()
-        stride = after // before
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        self.relu = nn.ReLU()
-        if project and stride > 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        new = y.shape[1] - x.shape[1]
-        if hasattr(self, "shortcut"):
-            x = self.shortcut(x)
-        elif new:
-            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, new // 2, new // 2))
-        return self.relu(x + y)
-
-
-class Cifar(nn.Module):
-    """ResNet-20 and its like, section 4.2 of the paper, with the names that published weights have."""
-
-    def __init__(self, depth=3, project=False):
-        super().__init__()
-        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        for i, width in ((1, 16), (2, 32), (3, 64)):
-            before = [16 if i == 1 else width // 2] + [width] * (depth - 1)
-            setattr(self, f"layer{i}", nn.Sequential(*(CifarBlock(n, width, project) for n in before)))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
-
-
-def lenet():
-    block = lambda *convolution, **more: (nn.Conv2d(*convolution, **more), nn.ReLU(), nn.MaxPool2d(2))  # noqa: E731
-    names = ("conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "fc1", "relu3", "fc2", "relu4", "fc3")
-    dense = nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)
-    parts = *block(3, 6, 5, padding=2), *block(6, 16, 5), nn.Flatten(), *dense
-    return nn.Sequential(OrderedDict(zip(names, parts, strict=True)))
-
-
-NUMBERS = {"flatten": "0", "fc1": "1", "bn1": "2", "relu1": "3", "fc2": "4", "bn2": "5", "relu2": "6", "fc3": "7"}
-
-
-def perceptron():
-    """Over images, which PyTorch flattens as [C, H, W]; with normalization between."""
-    hidden = (nn.Linear(60, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 8), nn.BatchNorm1d(8), nn.ReLU())
-    return nn.Sequential(OrderedDict(zip(NUMBERS, (nn.Flatten(), *hidden, nn.Linear(8, 3)), strict=True)))
+NUMBERS = {"fc1": "1", "bn1": "2", "fc2": "4", "bn2": "5", "fc3": "7"}
 
 
 def numbered(name):
     """As in a Sequential of the same layers."""
     layer, _, leaf = name.partition(".")
     return f"{NUMBERS[layer]}.{leaf}"
-
-
-class Double(nn.Module):
-    def __init__(self, before, after):
-        super().__init__()
-        convs = (nn.Conv2d(n, after, 3, padding=1, bias=False) for n in (before, after))
-        norms, relus = (nn.BatchNorm2d(after) for _ in range(2)), (nn.ReLU() for _ in range(2))
-        self.double_conv = nn.Sequential(*(part for parts in zip(convs, norms, relus, strict=True) for part in parts))
-
-    def forward(self, x):
-        return self.double_conv(x)
-
-
-class Milesial(nn.Module):
-    """The layout of milesial/Pytorch-UNet: 2 poolings, 4 channels; the skip comes first."""
-
-    def __init__(self):
-        super().__init__()
-        self.inc = Double(3, 4)
-        for i, width in ((1, 8), (2, 16)):
-            down = nn.Module()
-            down.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), Double(width // 2, width))
-            up = nn.Module()
-            up.up, up.conv = nn.ConvTranspose2d(32 // 2**i, 16 // 2**i, 2, 2), Double(32 // 2**i, 16 // 2**i)
-            setattr(self, f"down{i}", down)
-            setattr(self, f"up{i}", up)
-        self.outc = nn.Module()
-        self.outc.conv = nn.Conv2d(4, 5, 1)
-
-    def forward(self, x):
-        skips = [self.inc(x)]
-        for down in (self.down1, self.down2):
-            skips.append(down.maxpool_conv(skips[-1]))
-        x = skips.pop()
-        for up in (self.up1, self.up2):
-            x = up.conv(torch.cat([skips.pop(), up.up(x)], 1))
-        return self.outc.conv(x)
-
-
-class Buda(nn.Module):
-    """The layout of mateuszbuda/brain-segmentation-pytorch: 2 poolings, 4 channels; the skip comes last."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder1, self.encoder2 = self.block(3, 4, "enc1"), self.block(4, 8, "enc2")
-        self.bottleneck = self.block(8, 16, "bottleneck")
-        self.upconv2, self.upconv1 = nn.ConvTranspose2d(16, 8, 2, 2), nn.ConvTranspose2d(8, 4, 2, 2)
-        self.decoder2, self.decoder1 = self.block(16, 8, "dec2"), self.block(8, 4, "dec1")
-        self.conv = nn.Conv2d(4, 5, 1)
-
-    def block(self, before, after, name):
-        net = nn.Sequential()
-        for i, inputs in ((1, before), (2, after)):
-            net.add_module(f"{name}conv{i}", nn.Conv2d(inputs, after, 3, padding=1, bias=False))
-            net.add_module(f"{name}norm{i}", nn.BatchNorm2d(after))
-            net.add_module(f"{name}relu{i}", nn.ReLU())
-        return net
-
-    def forward(self, x):
-        first = self.encoder1(x)
-        second = self.encoder2(nn.functional.max_pool2d(first, 2))
-        x = self.bottleneck(nn.functional.max_pool2d(second, 2))
-        x = self.decoder2(torch.cat([self.upconv2(x), second], 1))
-        return self.conv(self.decoder1(torch.cat([self.upconv1(x), first], 1)))
 
 
 class Peer(NamedTuple):
@@ -219,19 +103,25 @@ PEERS = {
     "timm d": Peer("resnet50", SMALL | D, partial(small_timm, "resnet50d"), RESNET_D, "timm", ODD, STAGES_TIMM),
     "timm v2 basic": Peer("resnetv2_18", SMALL, partial(small_timm, "resnetv2_18"), RESNET_V2, "timm", EVEN, STAGES_V2),
     "timm v2": Peer("resnetv2_50", SMALL, partial(small_timm, "resnetv2_50"), RESNET_V2, "timm", ODD, STAGES_V2),
-    "cifar": Peer("resnet20_cifar", {}, Cifar, CIFAR, "cifar", (16, 16, 3), STAGES[:4]),
+    "cifar": Peer("resnet20_cifar", {}, networks.CifarResNet, CIFAR, "cifar", (16, 16, 3), STAGES[:4]),
     "cifar b": Peer(  # as several GPUs save it
-        "resnet20_cifar", {"shortcut": "B"}, partial(Cifar, project=True), CIFAR, "cifar", (17, 16, 3),
+        "resnet20_cifar", {"shortcut": "B"}, partial(networks.CifarResNet, project=True), CIFAR, "cifar", (17, 16, 3),
         STAGES[:4], "module.{}".format,
     ),
     "alexnet": Peer(
         "alexnet", {"num_classes": 7, "hidden": 32, "dropout": 0.0}, alexnet, "torchvision's AlexNet", "torchvision",
         (80, 72, 3), ("features.1", "features.4", "features.11"),
     ),
-    "lenet": Peer("lenet5", {}, lenet, "LeNet in PyTorch", "torch", (28, 28, 3), ("pool1", "pool2")),
-    "mlp": Peer("mlp", MLP, perceptron, "MLP in PyTorch", "torch", (4, 5, 3), renamed=numbered),
-    "milesial": Peer("unet", UNET, Milesial, "milesial's U-Net", "milesial", (16, 16, 3), ("up2.conv", "up1.conv")),
-    "buda": Peer("unet", UNET, Buda, "mateuszbuda's U-Net", "buda", (16, 16, 3), ("decoder1", "decoder2")),
+    "lenet": Peer("lenet5", {}, networks.LeNet, "LeNet in PyTorch", "torch", (28, 28, 3), ("pool1", "pool2")),
+    "mlp": Peer(
+        "mlp", MLP, partial(networks.mlp, [("fc1", 60, 9), ("fc2", 9, 8), ("fc3", 8, 3)], ("bn1", "bn2")),
+        "MLP in PyTorch", "torch", (4, 5, 3), renamed=numbered,
+    ),
+    "milesial": Peer(
+        "unet", UNET, networks.milesial, "milesial's U-Net", "milesial", (16, 16, 3),
+        ("up2.conv.double_conv", "up1.conv.double_conv"),
+    ),
+    "buda": Peer("unet", UNET, networks.buda, "mateuszbuda's U-Net", "buda", (16, 16, 3), ("decoder1", "decoder2")),
 }  # fmt: skip
 WHOLE = {
     "resnet50": Peer("resnet50", SEVEN, partial(torchvision, "resnet50"), RESNET, "torchvision", ODD),
@@ -240,8 +130,28 @@ WHOLE = {
     ),
     "resnet50d": Peer("resnet50", SEVEN | D, partial(timm, "resnet50d"), RESNET_D, "timm", ODD),
     "resnetv2_50": Peer("resnetv2_50", SEVEN, partial(timm, "resnetv2_50"), RESNET_V2, "timm", ODD),
-    "resnet32_cifar": Peer("resnet32_cifar", {}, partial(Cifar, 5), CIFAR, "cifar", (16, 16, 3)),
-}
+    "resnet32_cifar": Peer(
+        "resnet32_cifar", {}, partial(networks.CifarResNet, ((5, 16, 16), (5, 32, 32), (5, 64, 64))), CIFAR, "cifar",
+        (16, 16, 3),
+    ),
+}  # fmt: skip
+LM = {"num_classes": 11, "width": 5, "embed_dim": 6}
+CLASSIFIER = LM | {"vocab_size": 11, "depth": 2}
+# (our model, its options, a function that makes theirs: with the names of PyTorch's example of a language model)
+_lstm = partial(networks.recurrent, nn.LSTM, (11, 6), classes=11)
+RECURRENT = {
+    "lstm": ("lstm_lm", LM, partial(_lstm, 5)),
+    "lstm, two biases": ("lstm_lm", LM | {"biases": 2}, partial(_lstm, 5)),
+    "gru": ("lstm_lm", LM | {"cell": "gru", "biases": 2}, partial(networks.recurrent, nn.GRU, (11, 6), 5, 11)),
+    "rnn": ("lstm_lm", LM | {"cell": "rnn"}, partial(networks.recurrent, nn.RNN, (11, 6), 5, 11)),
+    "tied": ("lstm_lm", LM | {"width": 6, "tied": True}, partial(_lstm, 6, tied=True)),
+    **{
+        f"both ways, {pool}": (
+            "lstm_classifier", CLASSIFIER | {"pool": pool}, partial(_lstm, 5, bidirectional=True, pool=pool)
+        )
+        for pool in ("none", "last", "mean", "max")
+    },
+}  # fmt: skip
 
 
 def randomized(net):
@@ -252,7 +162,7 @@ def randomized(net):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
-        if getattr(module, "bias", None) is not None:
+        if isinstance(getattr(module, "bias", None), nn.Parameter):  # of a recurrent layer it is a bool
             nn.init.normal_(module.bias, std=0.1)
     return net.eval()
 

@@ -39,7 +39,7 @@ def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) ->
     names = dict(zip(weights.tensors, weights.tensors, strict=True))
     fresh = []
     if given is None:
-        prefix = _prefix(names)
+        prefix = prefix_of(names)
         names = {name.removeprefix(prefix): name for name in names}
         if prefix:
             notes.append(f"names without their {prefix!r}")
@@ -168,7 +168,7 @@ def _check_requires(source, model: nn.Module, fit: Match, names: int) -> None:
         raise UserError(f"{source} holds {fit.table.name}; the model must have {must}, not {has}")
 
 
-def _prefix(names) -> str:
+def prefix_of(names) -> str:
     """What wrappers put before every name of the file, all of it."""
     prefix = ""
     while wrapper := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)), ""):

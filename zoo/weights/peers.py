@@ -2,10 +2,13 @@
 
 Logits, the maps of every stage and, of PyTorch's networks, the loss and all gradients of a training step. In that step
 softplus stands for ReLU on both sides: at its kink, a rounding difference becomes another gradient.
+
+What a file cannot tell is no difference: a network that no package holds has the activation, the pooling and the like
+of our model, see `zoo.weights.torch_peers`.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -15,17 +18,29 @@ import numpy as np
 import optax
 
 from zoo.errors import UserError
-from zoo.weights import files, importing
 from zoo.weights.importing import Import
 
 TOLERANCE = 1e-4  # of the largest value, in float32
 # Of the norm; max pooling still sends a gradient elsewhere where rounding decides between two values.
 GRADIENT_TOLERANCE = 1e-2
+LEAST = 1e-4  # of the norm of all gradients: what is smaller is rounding, as that of a bias before BN
+# Without what is random.
+STILL = dict.fromkeys(
+    ("block_dropout", "dropconnect", "dropout", "dropout_input", "recurrent_dropout", "stochastic_depth"), 0.0
+) | {"variational": False}
 SIDE = 96
 STACK = "layers of Keras in their order"
+OWN = "zoo.weights.torch_networks"
 # The name of a table -> the package that has the models, and the modules whose outputs are the maps of our stages (of
-# Keras: how the names of a stage's layers begin). A stack of layers is in its file.
+# Keras: how the names of a stage's layers begin; of networks that we define, the file tells). A stack of layers is in
+# its file.
 NETWORKS = {
+    "CIFAR ResNet in PyTorch": (OWN, ()),
+    "LeNet in PyTorch": (OWN, ()),
+    "MLP in PyTorch": (OWN, ()),
+    "milesial's U-Net": (OWN, ()),
+    "mateuszbuda's U-Net": (OWN, ()),
+    "recurrent layers of PyTorch": (OWN, ()),
     "torchvision's ResNet": ("torchvision.models", ("relu", "layer1", "layer2", "layer3", "layer4")),
     "torchvision's AlexNet": ("torchvision.models", ("features.1", "features.4", "features.11")),
     "timm's ResNet-D": ("timm.models", ("act1", "layer1", "layer2", "layer3", "layer4")),
@@ -44,41 +59,55 @@ class Outputs(NamedTuple):
     step: tuple[Any, Any] | None  # the loss and, as our parameters, its gradients; None of Keras
 
 
-def verify(path, model: nn.Module, done: Import, name: str) -> str:
-    """How far ours is, on random inputs, from the package that the file is from: a line for each part of `Outputs`.
+def verify(path, model: nn.Module, done: Import, name: str, input: Sequence[int] | None = None) -> str:
+    """How far ours is, on random inputs, from the network that the file is from: a line for each part of `Outputs`.
+
+    Args:
+      path: the file.
+      model, done: ours, and what came of the import.
+      name: that of our model.
+      input: shape of an example, where the import was given one.
 
     Raises:
       UserError: no peer to compare with, or something that differs.
     """
     if done.rules not in NETWORKS:
-        raise UserError(f"--verify: no package has the model of {path} ({done.rules}); known: {', '.join(NETWORKS)}")
+        known = ", ".join(NETWORKS)
+        raise UserError(f"--verify: nothing to compare {path} with ({done.rules}); there is for {known}")
     where, stages = NETWORKS[done.rules]
     library = where.partition(".")[0]
+    needed = {"keras": "Keras", "zoo": "torch"}.get(library, f"torch and {library}")
     try:
-        engine = importlib.import_module("keras" if library == "keras" else "torch")
+        engine = importlib.import_module("keras" if library == "keras" else "zoo.weights.torch_peers")
         package = importlib.import_module(where)
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"--verify needs {'Keras' if library == 'keras' else f'torch and {library}'}: {error}"
-        ) from None
-    head = [row.sources for row in done.table if row.path == "head/bias" and row.sources]
+        raise UserError(f"--verify needs {needed}: {error}") from None
+    head = any(row.path == "head/bias" and row.sources for row in done.table)
     if not head or any("adapted" in row.transform for row in done.table):
         raise UserError("--verify compares whole models; leave num_classes and in_channels as they are in the file")
     rng = np.random.default_rng(0)
+
+    def inputs(shape, tokens: int):
+        drawn = rng.integers(0, tokens, shape) if tokens else rng.standard_normal(shape)
+        return drawn.astype(np.int32 if tokens else np.float32)
+
     if library == "keras":
         peer, net = _keras_network(keras=engine, package=package, path=path, done=done, name=name)
-        shape = [side or SIDE for side in net.input_shape[1:]]
-        if "embed" in done.variables["params"]:
-            x = rng.integers(0, len(done.variables["params"]["embed"]["embedding"]), (2, *shape)).astype(np.int32)
-        else:
-            x = rng.standard_normal((2, *shape)).astype(np.float32)
-        labels, wanted = None, _keras_outputs(engine, net, stages, x)
+        embed = done.variables["params"].get("embed")
+        x = inputs([2, *(side or SIDE for side in net.input_shape[1:])], len(embed["embedding"]) if embed else 0)
+        wanted = _keras_outputs(engine, net, stages, x)
     else:
-        peer, net = _torch_network(torch=engine, package=package, path=path, done=done, name=name, bias=head[0][0])
-        x = rng.standard_normal((2, SIDE, SIDE, 3)).astype(np.float32)
-        labels = rng.integers(0, model.num_classes, 2)
-        wanted = _torch_outputs(engine, net, stages, x, labels, lambda tensors: _as_ours(path, model, tensors))
-    return "\n".join(_compared(path, f"{where}.{peer}", _ours(model, done.variables, wanted, x, labels), wanted))
+        peer = f"{name}d" if done.rules == "timm's ResNet-D" else name
+        theirs = engine.network(path, model, done, package=package, name=peer, stages=stages, input=input)
+        x = inputs(theirs.batch, theirs.tokens)
+        wanted = Outputs(*engine.outputs(theirs, x, labels, model, input))
+    whose = "PyTorch" if where == OWN else f"{where}.{peer}"
+    return "\n".join(_compared(path, whose, _ours(model, done.variables, wanted, x), wanted))
+
+
+def labels(logits) -> np.ndarray:
+    """Random ones for logits [..., num_classes]; of a single class, 0 and 1."""
+    return np.random.default_rng(1).integers(0, max(logits.shape[-1], 2), logits.shape[:-1])
 
 
 def _compared(path, peer: str, found: Outputs, wanted: Outputs) -> Iterator[str]:
@@ -91,7 +120,7 @@ def _compared(path, peer: str, found: Outputs, wanted: Outputs) -> Iterator[str]
     if wanted.step:
         far = _far(found.step[0], wanted.step[0])
         yield _checked(f"{path}: loss of a training step within {far:.1e}, relative to it", far, TOLERANCE)
-        far = max(jax.tree.leaves(jax.tree.map(_far_by_norm, found.step[1], wanted.step[1])))
+        far = _far_by_norm(found.step[1], wanted.step[1])
         line = f"{path}: its gradients within {far:.1e}, relative to the norm of each"
         yield _checked(line, far, GRADIENT_TOLERANCE)
 
@@ -103,7 +132,11 @@ def _far(found, wanted) -> float:
 
 
 def _far_by_norm(found, wanted) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    """The farthest of all gradients."""
+    found, wanted = jax.tree.leaves(found), jax.tree.leaves(wanted)
+    norms = np.array([np.linalg.norm(leaf) for leaf in wanted])
+    differences = np.array([np.linalg.norm(ours - theirs) for ours, theirs in zip(found, wanted, strict=True)])
+    return float((differences / np.maximum(norms, LEAST * np.linalg.norm(norms))).max())
 
 
 def _checked(line: str, far: float, most: float) -> str:
@@ -112,7 +145,7 @@ def _checked(line: str, far: float, most: float) -> str:
     return line
 
 
-def _ours(model: nn.Module, variables, wanted: Outputs, x, labels) -> Outputs:
+def _ours(model: nn.Module, variables, wanted: Outputs, x) -> Outputs:
     """With as much in it as `wanted` has."""
 
     def evaluated(variables):
@@ -121,57 +154,21 @@ def _ours(model: nn.Module, variables, wanted: Outputs, x, labels) -> Outputs:
 
     def loss(params):
         logits, _ = still.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        label = labels(logits)
+        if logits.shape[-1] == 1:
+            return optax.sigmoid_binary_cross_entropy(logits[..., 0], label).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
     quick = {"xla_backend_optimization_level": 0}  # they run once
     logits, maps = jax.device_get(jax.jit(evaluated, compiler_options=quick)(variables))
     if not wanted.step:
         return Outputs(logits, maps, None)
-    still = model.clone(**{k: 0.0 for k in ("dropout", "block_dropout", "stochastic_depth") if hasattr(model, k)})
+    options = {k: v for k, v in STILL.items() if hasattr(model, k)}
+    smooth = {k: "softplus" for k in ("activation", "head_activation") if getattr(model, k, "") == "relu"}
+    still = model.clone(**options, **smooth)
     with mock.patch.object(nn, "relu", nn.softplus):
         step = jax.jit(jax.value_and_grad(loss), compiler_options=quick)(variables["params"])
     return Outputs(logits, maps, jax.device_get(step))
-
-
-def _torch_network(*, torch, package, path, done: Import, name: str, bias: str):
-    """(its name, the module with the file's weights); `bias` is the name of the head's in the file."""
-    tensors = files.read(path).tensors
-    prefix = next(key for key in tensors if key.endswith(bias)).removesuffix(bias)
-    peer = f"{name}d" if done.rules == "timm's ResNet-D" else name
-    # NumPy's bfloat16 is unknown to PyTorch.
-    tensors = {key.removeprefix(prefix): torch.from_numpy(np.array(t, np.float32)) for key, t in tensors.items()}
-    try:
-        net = getattr(package, peer)(num_classes=len(tensors[bias]))
-        net.load_state_dict(tensors, strict=True)
-    except (AttributeError, RuntimeError) as error:
-        raise UserError(f"--verify: {package.__name__}.{peer}: {str(error).splitlines()[0]}") from None
-    return peer, net
-
-
-def _torch_outputs(torch, net, stages, images, labels, as_ours: Callable) -> Outputs:
-    functional, x, maps = torch.nn.functional, torch.from_numpy(images.transpose(0, 3, 1, 2)), {}
-    hooks = [
-        net.get_submodule(stage).register_forward_hook(lambda module, inputs, y, stage=stage: maps.update({stage: y}))
-        for stage in stages
-    ]
-    with torch.no_grad():
-        logits = net.eval()(x).numpy()
-    for hook in hooks:
-        hook.remove()
-    for module in net.train().modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    with mock.patch.object(functional, "relu", lambda x, inplace=False: functional.softplus(x)):
-        loss = functional.cross_entropy(net(x), torch.from_numpy(labels))
-    loss.backward()
-    grads = as_ours(net.state_dict() | {key: parameter.grad for key, parameter in net.named_parameters()})
-    return Outputs(logits, [maps[stage].numpy().transpose(0, 2, 3, 1) for stage in stages], (loss.item(), grads))
-
-
-def _as_ours(path, model: nn.Module, tensors):
-    """Tensors of PyTorch, all that its state_dict has, as our parameters."""
-    weights = files.Weights({key: tensor.numpy() for key, tensor in tensors.items()}, {}, "PyTorch")
-    return importing.fill(model, path, weights, None, None, 0).variables["params"]
 
 
 def _keras_network(*, keras, package, path, done: Import, name: str):
