@@ -1,5 +1,6 @@
 """Activation functions by name. Each of ACTIVATIONS maps float [...] to float [...] of the same shape."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -35,7 +36,8 @@ def softmax(x, temperature: float = 1.0):
 
 def maxout(x, pieces: int):
     """The largest of each group of `pieces` neighbours (Goodfellow et al. 2013); for `mlp`, with as many per unit."""
-    return jnp.max(x.reshape(*x.shape[:-1], -1, pieces), axis=-1)
+    # The gradient of jnp.max looks for the largest again: NaN where the compiler computes x twice, rounded otherwise.
+    return functools.reduce(jnp.maximum, (x[..., i::pieces] for i in range(pieces)))
 
 
 @jax.custom_jvp
