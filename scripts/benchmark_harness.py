@@ -110,11 +110,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _calibrated(side: Side, window_s: float) -> int:
-    """The number of steps that takes about `window_s`."""
-    steps = 1
-    while (seconds := side(steps)) < window_s / 4:
-        steps *= 4
-    return max(round(steps * window_s / seconds), 1)
+    """The number of steps that takes about `window_s`, at least 4: the first ones after a pause are slower."""
+    steps = 4
+    while (seconds := side(steps)) < window_s / 2:
+        steps *= 2
+    return max(round(steps * window_s / seconds), 4)
 
 
 def machine_cpu_s() -> tuple[float, float] | None:
