@@ -123,7 +123,8 @@ def test_damaged_last_checkpoint_falls_back(uninterrupted, tmp_path, damage):
     if damage == "truncated":
         largest.write_bytes(data[: len(data) // 2])
     elif damage == "flipped":
-        data[len(data) // 2] ^= 0xFF
+        for i in range(0, len(data), len(data) // 16):  # some bytes of Orbax's files belong to nothing any more
+            data[i] ^= 0xFF
         largest.write_bytes(data)
     else:
         largest.unlink()
