@@ -44,16 +44,6 @@ def shared_data() -> pathlib.Path:
 
 
 @pytest.fixture
-def one_device(monkeypatch):
-    """For processes that the test starts and that leave many steps under way.
-
-    XLA's devices on a CPU share its threads; where these are few and busy, an all-reduce may wait for ever for a device
-    that gets none, until XLA ends the process ("only 3 of 4 threads joined the rendezvous").
-    """
-    monkeypatch.setenv("XLA_FLAGS", "")
-
-
-@pytest.fixture
 def signalled():
     """signalled(step): while open, a run in this process gets SIGTERM as it does the step after so many."""
 

@@ -94,7 +94,6 @@ def test_without_torch(family):
         family("resnet18", zoo=1.0)
 
 
-@pytest.mark.usefixtures("one_device")
 def test_quick_run_of_a_family(tmp_path):
     """Real processes; those of PyTorch where it is installed."""
     path = tmp_path / "results.json"

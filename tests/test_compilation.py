@@ -221,3 +221,29 @@ def test_advice_is_the_bound_of_the_project():
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     bound = next(x for x in tomllib.loads(text)["project"]["dependencies"] if x.startswith("jax>"))
     assert f'"{bound}"' in compilation.INSTALL
+
+
+@pytest.mark.parametrize(
+    "flags, own, threads",
+    [
+        ("--xla_force_host_platform_device_count=4", None, "16"),
+        ("--xla_force_host_platform_device_count=4 --xla_force_host_platform_device_count=2", None, "8"),
+        ("--xla_force_host_platform_device_count=4", "5", "5"),
+        ("--xla_force_host_platform_device_count=1", None, None),
+        ("", None, None),
+    ],
+)
+def test_threads_for_several_devices(monkeypatch, flags, own, threads):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setenv("PJRT_NPROC", own) if own else monkeypatch.delenv("PJRT_NPROC", raising=False)
+    compilation.enough_threads()
+    assert os.environ.get("PJRT_NPROC") == threads
+
+
+def test_these_tests_have_threads_for_their_devices():
+    """Or they hang, now and then."""
+    tasks = Path("/proc/self/task")
+    if not tasks.exists():
+        pytest.skip("no /proc")
+    assert jax.local_device_count() == 4
+    assert len(list(tasks.iterdir())) > 32  # XLA has two pools; with its default of 4 threads each, there are 18

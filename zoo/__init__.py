@@ -8,7 +8,7 @@ from zoo import memory  # noqa: E402
 
 memory.keep_freed_pages()  # before any other import starts a thread
 
-from zoo import config, report, rng, tiling, words  # noqa: E402
+from zoo import compilation, config, report, rng, tiling, words  # noqa: E402
 from zoo.dry_run import dry_run  # noqa: E402
 from zoo.errors import UserError  # noqa: E402
 from zoo.loop import evaluate, train  # noqa: E402
@@ -17,6 +17,7 @@ from zoo.summary import summary  # noqa: E402
 from zoo.types import Source  # noqa: E402
 from zoo.weights import load_model, load_weights, save_weights  # noqa: E402
 
+compilation.enough_threads()
 report.IMPORT_SECONDS = time.perf_counter() - _started
 
 __all__ = [
