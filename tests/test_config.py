@@ -158,3 +158,10 @@ def test_json_and_changes():
     assert json.loads(configs.to_json(new))["optim"]["lr"] == 0.5
     assert configs.changes(old.to_dict(), new.to_dict()) == ["model.pool: None -> avg", "optim.lr: 0.001 -> 0.5"]
     assert configs.changes(json.loads(configs.to_json(old)), configs.default().to_dict()) == []
+
+
+def test_a_setting_that_an_older_version_lacked_stood_at_its_default():
+    new, older = configs.default(), configs.default().to_dict()
+    del older["plateau"], older["seed"]
+    new.seed = 3
+    assert configs.changes(older, new.to_dict()) == ["seed: 0 -> 3"]

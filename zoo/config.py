@@ -263,8 +263,12 @@ def to_json(config: ConfigDict) -> str:
 
 
 def changes(old: Mapping, new: Mapping) -> list[str]:
-    """`['optim.lr: 0.1 -> 0.2', ...]` between two configs, as JSON sees them."""
-    old, new = (flat(json.loads(json.dumps(dict(c)))) for c in (old, new))
+    """`['optim.lr: 0.1 -> 0.2', ...]` between two configs, as JSON sees them.
+
+    A setting that `old` lacks, as an older version of the zoo had none, stood at what is the default today.
+    """
+    old, new, defaults = (flat(json.loads(json.dumps(dict(c)))) for c in (old, new, default().to_dict()))
+    old = {k: defaults[k] for k in new.keys() & defaults.keys()} | old
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
 
 
