@@ -4,6 +4,9 @@ import gc
 import json
 import pathlib
 import shutil
+import sys
+import threading
+import types
 
 import jax
 import numpy as np
@@ -129,6 +132,26 @@ def test_evaluation_falls_back_when_the_best_is_damaged(damages, tmp_path):
         step, values = zoo.evaluate(config, tmp_path)
     assert step != best
     assert values["validation"]["accuracy"] > 0.1
+
+
+def test_reads_that_end_after_the_first_damaged_one_print_nothing(monkeypatch):
+    """What Orbax does now and then, on a busy machine."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: shown.append(str(found.exc_value)))
+
+    def late(message):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
+
+    @checkpoint._late_reads_ignored()
+    def read():
+        threading.Timer(0.1, late, ["Event loop is closed"]).start()
+        late("something else")
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        read()
+    late("Event loop is closed")
+    assert shown == ["something else", "Event loop is closed"]
 
 
 def test_damaged_checkpoints_never_take_the_place_of_one_another(tmp_path):

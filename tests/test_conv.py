@@ -99,7 +99,7 @@ def test_every_compiled_convolution_is_nhwc_of_stride_1_but_the_forward_one(stri
 
     text = jax.jit(jax.grad(loss, (0, 1))).lower(k, x).compile().as_text()
     forms = re.findall(r" convolution\(.*?window=\{(.*?)\}, dim_labels=(\w+->\w+)(.*)", text)
-    assert len(forms) >= 3
+    assert len(forms) >= 1 + axes  # the gradient of a sequence's kernel is a matrix product
     for window, labels, rest in forms:
         assert labels == "b01f_01io->b01f"
         assert "lhs_dilate" not in window

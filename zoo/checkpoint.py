@@ -6,9 +6,12 @@ can leave Orbax's own idea of the latest step pointing at nothing), refuses a ch
 diff, and steps back over damaged ones.
 """
 
+import contextlib
 import math
 import os
 import pathlib
+import sys
+import time
 import warnings
 import zlib
 from typing import Any
@@ -105,7 +108,8 @@ def _last_whole(manager: ocp.CheckpointManager, folder: pathlib.Path, first: int
     steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
     for step in steps:
         try:
-            return step, *_read(manager, step, like, f"checkpoint {folder / str(step)}")
+            with _late_reads_ignored():
+                return step, *_read(manager, step, like, f"checkpoint {folder / str(step)}")
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes Orbax raise
@@ -114,6 +118,20 @@ def _last_whole(manager: ocp.CheckpointManager, folder: pathlib.Path, first: int
     if steps:
         raise UserError(f"no checkpoint in {folder} can be read; move the folder away to start afresh")
     return None
+
+
+@contextlib.contextmanager
+def _late_reads_ignored():
+    """Orbax gives up at the first damaged array and closes its event loop; reads under way print a traceback then."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else hook(found)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.3)  # until they have ended
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 def _read(manager: ocp.CheckpointManager, step: int, like, what: str):

@@ -6,7 +6,7 @@ stride 1 in NHWC / HWIO. So, on the CPU alone, `conv` computes
 - a 1x1 convolution as a matrix product,
 - one of a few groups as a convolution for each,
 - all others as they are, with gradients made of such convolutions: that of the input of a strided one with all its
-  phases as channels, that of the kernel over pieces of the batch that fit the cache;
+  phases as channels, that of the kernel over pieces of the batch that fit the cache (of sequences, one product);
 and `max_pool` / `avg_pool` compute windows that lie side by side as a reshape and a reduction. A training step of
 ResNet-20 takes 170 ms beside the 324 of the same network in plain flax, a U-Net's 90 beside 180, LeNet-5's 4.3 beside
 10.6 (2 cores, with `zoo.memory`); `scripts/benchmark.py conv` shows each layer beside JAX's own. The gradients keep
@@ -189,6 +189,8 @@ def _kernel_gradient(image, gradient, shape, strides, padding, precision):
     """
     kh, kw, c_in, c_out = shape
     batch, height, width, _ = gradient.shape
+    if image.shape[1] == kh == 1:  # sequences
+        return _row_kernel_gradient(image[:, 0], gradient[:, 0], kw, strides[1], padding[1], precision)
     needed = [(n - 1) * stride + k for n, stride, k in zip((height, width), strides, (kh, kw), strict=True)]
     padding = [(low, n - low - size, 0) for n, (low, _), size in zip(needed, padding, image.shape[1:3], strict=True)]
     image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
@@ -218,6 +220,15 @@ def _kernel_gradient(image, gradient, shape, strides, padding, precision):
     images, gradients = cut(image, span, needed[1]), cut(gradient, rows, width)
     total = jnp.zeros((c_in, kh, kw, c_out), image.dtype)
     return lax.scan(add, total, (images, gradients))[0].transpose(1, 2, 0, 3)
+
+
+def _row_kernel_gradient(image, gradient, kw, stride, padding, precision):
+    """That of a convolution along one axis, [B, T, C]: one product of what the outputs see and the gradient."""
+    image = jnp.pad(image, ((0, 0), padding, (0, 0)))
+    reach = (gradient.shape[1] - 1) * stride + 1
+    seen = jnp.concatenate([image[:, i : i + reach : stride] for i in range(kw)], axis=-1)
+    flat = [x.reshape(-1, x.shape[-1]) for x in (seen, gradient)]
+    return jnp.matmul(flat[0].T, flat[1], precision=precision).reshape(1, kw, image.shape[2], -1)
 
 
 def _largest_divisor(n: int, limit: int) -> int:
