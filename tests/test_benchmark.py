@@ -69,8 +69,8 @@ def test_steps_fill_the_window():
     found = compare({"a": lambda steps: calls.append(steps) or steps * 1e-3}, window_s=0.5)
     assert found["sides"]["a"]["steps"] == 500
     assert calls[-7:] == [500] * 7
-    slow = []
-    assert compare({"slow": lambda steps: slow.append(steps) or 0.1 * steps + 1.0})["sides"]["slow"]["steps"] == 4
+    steps = {step_s: compare({"a": lambda n, s=step_s: s * n})["sides"]["a"]["steps"] for step_s in (0.1, 0.2, 1, 3)}
+    assert steps == {0.1: 5, 0.2: 4, 1: 2, 3: 1}
 
 
 def test_seven_windows_at_least(record):
