@@ -112,7 +112,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def _calibrated(side: Side, window_s: float) -> int:
     """The number of steps that takes about `window_s`; up to 4 where that takes no more than four times as long.
 
-    The first steps after a pause are slower: those of a U-Net took 111 ms in windows of 3, 90 in windows of 6.
+    The first step after a pause is slower: that of a U-Net took 116 ms, the next ones 104.
     """
     steps = 1
     while (seconds := side(steps)) < window_s / 2:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -238,6 +240,15 @@ def test_threads_for_several_devices(monkeypatch, flags, own, threads):
     monkeypatch.setenv("PJRT_NPROC", own) if own else monkeypatch.delenv("PJRT_NPROC", raising=False)
     compilation.enough_threads()
     assert os.environ.get("PJRT_NPROC") == threads
+
+
+def test_threads_for_several_devices_of_jax(monkeypatch):
+    code = "import zoo, os; print(os.environ.get('PJRT_NPROC'))"
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    for devices, threads in (("3", "12"), ("1", "None")):
+        monkeypatch.setenv("JAX_NUM_CPU_DEVICES", devices)
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == threads
 
 
 def test_these_tests_have_threads_for_their_devices():

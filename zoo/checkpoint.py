@@ -127,6 +127,8 @@ def _late_reads_ignored():
     sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else hook(found)
     try:
         yield
+    except UserError:
+        raise
     except Exception:
         time.sleep(0.3)  # until they have ended
         raise

@@ -24,15 +24,18 @@ INSTALL = 'pip install "jax>=0.10.1,!=0.10.2,!=0.11.0"'  # the bounds of pyproje
 
 
 def enough_threads() -> None:
-    """Gives XLA threads to spare where its flags ask for several devices on the CPU; call it before JAX starts.
+    """Gives XLA threads to spare where its flags or JAX_NUM_CPU_DEVICES ask for several devices on the CPU.
+
+    Call it before JAX starts.
 
     All of them share one pool, by default of as many threads as there are CPUs or devices. A step in which devices wait
     for each other's sums may find no thread for the last of them, until XLA ends the process after 40 s: on 4 devices
     and 2 busy CPUs half of the trainings did, of jaxlib 0.10.1, and none with 16 threads.
     """
-    devices = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    if devices and int(devices[-1]) > 1:
-        os.environ.setdefault("PJRT_NPROC", str(4 * int(devices[-1])))
+    flags = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = max(int(flags[-1]) if flags else 1, jax.config.jax_num_cpu_devices)
+    if devices > 1:
+        os.environ.setdefault("PJRT_NPROC", str(4 * devices))
 
 
 def cache_dir() -> Path:

@@ -212,3 +212,11 @@ def test_verify_refuses_whatever_differs(part):
     assert len(list(peers._compared("x", "theirs", right, right))) == 4
     with pytest.raises(zoo.UserError, match=f"--verify: x: {part} within 1.0e-0.*; at most 1e-0. is rounding"):
         list(peers._compared("x", "theirs", wrong, right))
+
+
+def test_a_gradient_that_is_rounding_on_both_sides_is_no_difference():
+    theirs = {"kernel": np.ones(4), "bias": np.full(4, 1e-7)}
+    assert peers._far_by_norm(theirs | {"bias": np.full(4, -2e-7)}, theirs) == 0
+    assert peers._far_by_norm(theirs | {"bias": np.full(4, 1e-5)}, theirs) > 1
+    theirs["bias"] = np.full(4, 2e-6)
+    assert peers._far_by_norm(theirs | {"bias": np.full(4, 2.2e-6)}, theirs) == pytest.approx(0.1)

@@ -8,8 +8,8 @@ stride 1 in NHWC / HWIO. So, on the CPU alone, `conv` computes
 - all others as they are, with gradients made of such convolutions: that of the input of a strided one with all its
   phases as channels, that of the kernel over pieces of the batch that fit the cache (of sequences, one product);
 and `max_pool` / `avg_pool` compute windows that lie side by side as a reshape and a reduction. A training step of
-ResNet-20 takes 172 ms beside the 324 of the same network in plain flax, a U-Net's 82 beside 165, LeNet-5's 4.3 beside
-10.6 (2 cores, with `zoo.memory`); `scripts/benchmark.py conv` shows each layer beside JAX's own. The gradients keep
+ResNet-20 takes 172 ms beside the 324 of the same network in plain flax, a U-Net's 82 beside 165, LeNet-5's 4.5 beside
+11.2 (2 cores, with `zoo.memory`); `scripts/benchmark.py conv` shows each layer beside JAX's own. The gradients keep
 their speed inside a `lax.scan`, where XLA's own take up to 200 times as long (jax issue 12868).
 
 Everything else (GPU, TPU, bfloat16, dilation, many groups, overlapping windows) goes to JAX's own operations. The

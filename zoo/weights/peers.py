@@ -23,7 +23,7 @@ from zoo.weights.importing import Import
 TOLERANCE = 1e-4  # of the largest value, in float32
 # Of the norm; max pooling still sends a gradient elsewhere where rounding decides between two values.
 GRADIENT_TOLERANCE = 1e-2
-LEAST = 1e-4  # of the norm of all gradients: what is smaller is rounding, as that of a bias before BN
+ROUNDING = 1e-6  # of the norm of all gradients: what is smaller on both sides is nothing, as that of a bias before BN
 # Without what is random.
 STILL = dict.fromkeys(
     ("block_dropout", "dropconnect", "dropout", "dropout_input", "recurrent_dropout", "stochastic_depth"), 0.0
@@ -134,9 +134,10 @@ def _far(found, wanted) -> float:
 def _far_by_norm(found, wanted) -> float:
     """The farthest of all gradients."""
     found, wanted = jax.tree.leaves(found), jax.tree.leaves(wanted)
-    norms = np.array([np.linalg.norm(leaf) for leaf in wanted])
-    differences = np.array([np.linalg.norm(ours - theirs) for ours, theirs in zip(found, wanted, strict=True)])
-    return float((differences / np.maximum(norms, LEAST * np.linalg.norm(norms))).max())
+    least = ROUNDING * np.linalg.norm([np.linalg.norm(leaf) for leaf in wanted])
+    pairs = [pair for pair in zip(found, wanted, strict=True) if max(map(np.linalg.norm, pair)) > least]
+    far = (np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), least) for ours, theirs in pairs)
+    return float(max(far, default=0.0))
 
 
 def _checked(line: str, far: float, most: float) -> str:

@@ -19,8 +19,7 @@ from torch.nn import functional
 from zoo.errors import UserError
 from zoo.weights import files, importing, torch_networks
 from zoo.weights.importing import Import
-
-SIDE = 96
+from zoo.weights.peers import SIDE
 
 
 class Peer(NamedTuple):
