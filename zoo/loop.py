@@ -16,13 +16,13 @@ from zoo import (
     compilation,
     early_stopping,
     evaluation,
+    initial,
     metrics,
     plateau,
     report,
     rules,
     semantics,
     sparsity,
-    start,
 )
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
@@ -66,11 +66,11 @@ def train(
     with watch.phase("data"):
         run = prepare(config, source, workdir)
         if variables is not None or not checkpoint.exists(workdir):
-            variables = start.weights(run, variables)
-    with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
+            variables = initial.weights(run, variables)
+    with open_folder(run, workdir) as (folder, checkpoints), Signals() as signals:
         compilation.check_engine_once()
         with watch.phase("start"):
-            state, window, earlier = _start(run, checkpoints, variables)
+            state, window, earlier = _restored_or_initial(run, checkpoints, variables)
         done = int(jax.device_get(state.step))
         _announce(run, folder, done, earlier)
         if config.probe:
@@ -78,7 +78,7 @@ def train(
                 run = on_features(run, {"params": state.params, **state.model_state})
         folder.start(done)
         with Display(run, done) as display:
-            state, last_evaluation = _train(run, folder, checkpoints, signals, display, watch, state, window)
+            state, last_evaluation = train_steps(run, folder, checkpoints, signals, display, watch, state, window)
         return _finish(run, folder, checkpoints, watch, state, last_evaluation, resumed_from=done)
 
 
@@ -91,7 +91,7 @@ def evaluate(
     run = prepare(config, source, workdir)
     if not run.splits:
         raise UserError("there is nothing to evaluate: the data has no validation or test rows; see config.data.test")
-    with _open(run, workdir) as (folder, checkpoints):
+    with open_folder(run, workdir) as (folder, checkpoints):
         best = evaluation.best(run, folder.read(), checkpoints)
         restored = checkpoints.restore(run.shapes, first=best["step"] if best else None)
         if restored is None:
@@ -101,7 +101,8 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _open(run: Run, workdir):
+def open_folder(run: Run, workdir):
+    """(RunFolder, Checkpoints) of a work directory, as a context; both are closed behind it."""
     settings = run.config.checkpoint
     with (
         RunFolder(workdir) as folder,
@@ -116,13 +117,13 @@ def _open(run: Run, workdir):
         yield folder, checkpoints
 
 
-def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
+def _restored_or_initial(run: Run, checkpoints: Checkpoints, variables: Variables | None):
     """(state, window, what the checkpoint says of itself or None)."""
     restored = checkpoints.restore(run.shapes)
     if restored is not None:
         _, (state, window), earlier = restored
         return state, window, earlier
-    return *start.first(run, variables), None
+    return *initial.state(run, variables), None
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
@@ -144,7 +145,7 @@ def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> N
         preprocess.save(folder.path, run.dataset.statistics)
 
 
-def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
+def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
     """Steps until the end, an early stop or a signal. Returns (state, the evaluation of that very state or {})."""
     replicated = window.bad_step.sharding
     seed = jax.device_put(np.uint32(run.config.seed), replicated)
