@@ -88,9 +88,9 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a") as file:
             os.fsync(file.fileno())
 
-    def history(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every line that has this metric."""
-        return [(line["step"], line[name]) for line in self.lines if name in line]
+    def history(self, name: str) -> list[float]:
+        """The values of this metric, in the order of the steps."""
+        return [line[name] for line in self.lines if name in line]
 
 
 def to_json(value, **options) -> str:
