@@ -60,11 +60,11 @@ def range_test(
     rates, losses, exploded = [], [], False
     for step in range(steps):
         state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed)
-        found = jax.device_get(window)
-        total, count = found.metrics["loss"]
-        exploded = bool(found.bad_step >= 0)
+        window_values = jax.device_get(window)
+        total, count = window_values.metrics["loss"]
+        exploded = bool(window_values.bad_step >= 0)
         if not exploded:
-            rates.append(float(found.lr))
+            rates.append(float(window_values.lr))
             losses.append(float(total / count))
             smoothed = smooth(losses)
             exploded = bool(smoothed[-1] - smoothed.min() > (EXPLODED - 1) * abs(smoothed.min()))
