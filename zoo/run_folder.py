@@ -17,6 +17,7 @@ import pathlib
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.replacing import replaced
 
 
 class RunFolder:
@@ -128,9 +129,5 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replaces a file by another in one move, so that a kill leaves the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text)
