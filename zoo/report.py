@@ -60,7 +60,7 @@ def device() -> dict[str, object]:
 
 
 def cpus() -> int | None:
-    """How many this process may use."""
+    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
