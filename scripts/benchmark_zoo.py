@@ -17,7 +17,7 @@ import numpy as np
 from benchmark_cases import CASES, LR, MOMENTUM, synthetic
 from benchmark_worker import rss_mb, serve
 
-from zoo import loop, report
+from zoo import initial, loop, report
 from zoo.console import Display
 from zoo.run import Run, prepare
 from zoo.run_folder import RunFolder
@@ -61,7 +61,7 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
 
     def evaluation():
         evaluated_run = run_of(source._replace(test=evaluated), total_steps=1)
-        state, _, _ = loop._start(evaluated_run, NoCheckpoints(), None)
+        state, _ = initial.state(evaluated_run)
         variables = {"params": state.params, **state.model_state}
         batches = itertools.cycle(list(evaluated_run.dataset.eval("test")))
 
@@ -83,11 +83,11 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
                     found[step] = rss_mb()
 
         whole = run_of(source._replace(test=evaluated), total_steps=max(marks))
-        with loop._open(whole, tempfile.mkdtemp()) as (folder, checkpoints):
-            state, window, _ = loop._start(whole, checkpoints, None)
+        with loop.open_folder(whole, tempfile.mkdtemp()) as (folder, checkpoints):
+            state, window = initial.state(whole)
             folder.start(0)
             with Marking(whole, 0, io.StringIO()) as display:
-                loop._train(whole, folder, checkpoints, loop.Signals(), display, report.Stopwatch(), state, window)
+                loop.train_steps(whole, folder, checkpoints, loop.Signals(), display, report.Stopwatch(), state, window)
         return found
 
     first = run.dataset.train.fetch(0)
@@ -109,12 +109,12 @@ def engine(model: str, *, rows: int, batch_size: int, dtype: str):
 
 class NoCheckpoints:
     steps = staticmethod(list)
-    restore = save = wait = staticmethod(lambda *_: None)
+    save = wait = staticmethod(lambda *_: None)
 
 
 def compiled_step(run: Run, fetch):
     """The compiled training step of `run` in a `for` loop, as a side."""
-    state, window, _ = loop._start(run, NoCheckpoints(), None)
+    state, window = initial.state(run)
     seed = jax.device_put(np.uint32(run.config.seed), jax.tree.leaves(run.shapes)[0].sharding)
     numbers = itertools.count()
 
@@ -136,14 +136,14 @@ def compiled_step(run: Run, fetch):
 
 def whole_loop(run: Run, folder: RunFolder, file, *, all_in: bool = False):
     """The zoo's whole loop without checkpoints, as a side; `side.state` is where it stands."""
-    state, window, _ = loop._start(run, NoCheckpoints(), None)
+    state, window = initial.state(run)
     folder.start(0)
 
     def side(steps: int) -> float:
         part, watch = run._replace(total_steps=int(side.state.step) + steps), report.Stopwatch()
         started = time.perf_counter()
         with Display(part, int(side.state.step), file) as display:
-            side.state, _ = loop._train(
+            side.state, _ = loop.train_steps(
                 part, folder, NoCheckpoints(), loop.Signals(), display, watch, side.state, window
             )
         taken = time.perf_counter() - started

@@ -187,14 +187,14 @@ def test_engine_check_leaves_one_stamp_per_version(folder, monkeypatch):
     calls = []
     real = compilation._square_norms
     monkeypatch.setattr(compilation, "_square_norms", lambda rows: calls.append(1) or real(rows))
-    compilation.check_engine_once()
-    compilation.check_engine_once()
+    compilation.check_jaxlib_once()
+    compilation.check_jaxlib_once()
     assert len(calls) == 1
     (stamp,) = folder.iterdir()
     assert f"{jax.__version__}-{jaxlib.__version__}" in stamp.name
     monkeypatch.setattr(jaxlib, "__version__", "99.0")
-    compilation.check_engine_once()
-    compilation.check_engine_once()
+    compilation.check_jaxlib_once()
+    compilation.check_jaxlib_once()
     assert len(calls) == 2
     assert len(list(folder.iterdir())) == 2
 
@@ -204,7 +204,7 @@ def test_engine_check_fails_in_one_line(folder, monkeypatch):
     monkeypatch.setattr(compilation, "_square_norms", lambda rows: real(rows) * np.float32(1.0001))
     for _ in range(2):  # a failure is not remembered as a success
         with pytest.raises(UserError, match=r"jaxlib .* gives wrong sums .*pip install") as caught:
-            compilation.check_engine_once()
+            compilation.check_jaxlib_once()
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
 
@@ -214,8 +214,8 @@ def test_engine_check_without_a_safe_folder_runs_every_time(folder, monkeypatch)
     folder.chmod(0o777)
     calls = []
     monkeypatch.setattr(compilation, "wrong_sums", lambda: calls.append(1))
-    compilation.check_engine_once()
-    compilation.check_engine_once()
+    compilation.check_jaxlib_once()
+    compilation.check_jaxlib_once()
     assert len(calls) == 2
 
 
@@ -238,7 +238,7 @@ def test_advice_is_the_bound_of_the_project():
 def test_threads_for_several_devices(monkeypatch, flags, own, threads):
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setenv("PJRT_NPROC", own) if own else monkeypatch.delenv("PJRT_NPROC", raising=False)
-    compilation.enough_threads()
+    compilation.reserve_threads()
     assert os.environ.get("PJRT_NPROC") == threads
 
 

@@ -135,7 +135,7 @@ def test_load_names_the_file_and_the_mistake(tmp_path, body, message):
 
 def test_load_of_what_is_no_recipe(tmp_path):
     (tmp_path / "notes.md").write_text("lr 0.1")
-    with pytest.raises(UserError, match=r"notes\.md is no recipe; that is a Python file with get_config\(\)"):
+    with pytest.raises(UserError, match=r"notes\.md is not a recipe: a recipe is a Python file with get_config\(\)"):
         configs.load(tmp_path / "notes.md")
 
 

@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 RUN = types.SimpleNamespace(
     total_steps=20, dataset=types.SimpleNamespace(meta={"steps_per_epoch": 10, "batch_size": 4})
 )
-FOLDER = types.SimpleNamespace(history=lambda name: [(5, 0.5)] if name == "train/loss" else [])
+FOLDER = types.SimpleNamespace(history=lambda name: [0.5] if name == "train/loss" else [])
 
 
 def show(file):

@@ -186,5 +186,7 @@ def test_running_text_has_its_order(tmp_path):
     settings.data.update(name=f"text:{tmp_path}/novel.txt", batch_size=4, length=8, tokens="characters")
     settings.total_steps = 3
     settings.data.curriculum.by = "token"
-    with pytest.raises(UserError, match=r"config\.data\.curriculum: data set .* is running text, read in its order"):
+    with pytest.raises(
+        UserError, match=r"config\.data\.curriculum: data set .* is running text, which is read in order"
+    ):
         run.prepare(settings)

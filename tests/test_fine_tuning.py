@@ -114,7 +114,7 @@ def test_layer_decay_scales_the_step_and_multiplies_with_lr_mults(params):
     "tree, line",
     [
         (lambda: shapes("text_cnn", TOKENS, vocab_size=9, num_classes=2),
-         r"optim\.layer_decay: 'conv3/bias' is numbered \[3, 4, 5\], no order; use lr_mults"),
+         r"optim\.layer_decay: 'conv3/bias' is numbered \[3, 4, 5\], from which no order follows; use lr_mults"),
         (lambda: {"decoder": {"conv1": np.zeros(1)}, "head": np.zeros(1)},
          r"optim\.layer_decay: the place of 'decoder/conv1' in the model is unknown; use lr_mults"),
         (lambda: {"dense1": np.zeros(1), "dense3": np.zeros(1)}, r"numbered \[1, 3\]"),

@@ -126,7 +126,7 @@ def test_no_noise_is_the_same_task(linear):
         ({"weight_noise": (("body/.*", 0.1),)}, r"regularize\.weight_noise: rule 'body/\.\*' matches no parameter"),
         ({"weight_noise": "much"}, r"regularize\.weight_noise: a rule is a pair \(regex, value\), not 'm'"),
         ({"label_noise": 1.5}, r"config\.regularize\.label_noise is 1\.5; it is a share of the labels"),
-        ({"label_noise": 0.1}, r"config\.regularize\.label_noise: data set 'test' has not one class for each example"),
+        ({"label_noise": 0.1}, r"config\.regularize\.label_noise: data set 'test' does not have one class per example"),
     ],
 )
 def test_mistakes(linear, options, line):

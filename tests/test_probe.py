@@ -134,8 +134,8 @@ def test_the_head_on_features_is_the_model(name):
         ({"data__curriculum__by": "label"}, r"leave data\.curriculum\.by out"),
         ({"regularize__label_noise": 0.1}, r"leave regularize\.label_noise out"),
         ({"model__dropout": 0.5}, r"set model\.dropout to 0 \(it is 0\.5\)"),
-        ({"model__widths": (), "model__norm": "none"}, r"needs layers that give features.*model mlp has not"),
-        ({"data__name": "shapes", "task__name": "segmentation", "model__name": "unet"}, r"model unet has not"),
+        ({"model__widths": (), "model__norm": "none"}, r"needs layers that give features.*model mlp does not have"),
+        ({"data__name": "shapes", "task__name": "segmentation", "model__name": "unet"}, r"model unet does not have"),
     ],
 )
 def test_what_it_has_no_use_for(tmp_path, settings, line):

@@ -239,6 +239,7 @@ def test_what_is_not_asked_for_costs_nothing(config):
     batch = next(iter(run.dataset.eval("test")))
     _, rows = run.eval_step.eval_shape({"params": state.params}, batch)
     assert rows is None
-    assert run.metric_names == (
-        "validation/accuracy", "validation/loss", "validation_raw/accuracy", "validation_raw/loss",
-    )  # fmt: skip
+    plain.checkpoint.monitor = "unknown"
+    names = ("validation/accuracy", "validation/loss", "validation_raw/accuracy", "validation_raw/loss")
+    with pytest.raises(UserError, match=f"; known: {', '.join(names)}$"):
+        prepare(plain)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import checkpoint, rules, sparsity, start, step, tasks
+from zoo import checkpoint, initial, rules, sparsity, step, tasks
 from zoo.data import augment
 from zoo.errors import Interrupted, UserError
 from zoo.run import init_variables, prepare
@@ -191,7 +191,7 @@ def test_fresh_weights_have_the_variance_of_the_fan_in_that_is_kept():
 def test_weights_from_another_run_lose_what_has_no_connection(trained):
     """And keep the rest as it is: only fresh weights are rescaled."""
     run = prepare(sparse(("seed", 1), ("init_from", str(trained[0]))))
-    state, _ = start.first(run, start.weights(run))
+    state, _ = initial.state(run, initial.weights(run))
     before, after = (rules.flatten(p) for p in (checkpoint.load_variables(trained[0])["params"], state.params))
     for path, w in before.items():
         mask = run.masks.get(path, True)

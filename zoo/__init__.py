@@ -17,7 +17,7 @@ from zoo.summary import summary  # noqa: E402
 from zoo.types import Source  # noqa: E402
 from zoo.weights import load_model, load_weights, save_weights  # noqa: E402
 
-compilation.enough_threads()
+compilation.reserve_threads()
 report.IMPORT_SECONDS = time.perf_counter() - _started
 
 __all__ = [

@@ -34,7 +34,7 @@ class Averaging(NamedTuple):
 
 
 def ema(*, decay: float = 0.999) -> Share:
-    """Exponential moving average, short ones while there is little to average, as in TensorFlow."""
+    """Exponential moving average, with a shorter memory in the first steps, as in TensorFlow."""
     if not 0 < decay < 1:
         raise UserError(f"config.averaging.decay is {decay}; it must be between 0 and 1, for example 0.998")
     return lambda done: 1 - jnp.minimum(decay, done / (9 + done))

@@ -79,22 +79,22 @@ class Checkpoints:
             metrics={"monitor": self._worst if monitored is None or math.isnan(monitored) else monitored, "step": step},
         )
 
-    def restore(self, like, *, first: int | None = None):
+    def restore(self, like, *, prefer: int | None = None):
         """(step, tree, extra) of the last whole checkpoint, or None when there is none.
 
         Args:
           like: a tree of arrays with the expected paths, shapes, dtypes and shardings.
-          first: a step to prefer. Without one, damaged checkpoints after the one that is found are moved aside, so
-            that their steps can be written again and nothing is lost.
+          prefer: a step to try first. Without one, damaged checkpoints after the one that is found are moved aside,
+            so that their steps can be written again and nothing is lost.
 
         Raises:
           UserError: a checkpoint of another model, or only damaged ones.
         """
-        found = _last_whole(self._manager, self.folder, first, like)
-        if found is None:
+        whole = _last_whole(self._manager, self.folder, prefer, like)
+        if whole is None:
             return None
-        step, arrays, extra = found
-        if first is None:
+        step, arrays, extra = whole
+        if prefer is None:
             for damaged in self.steps():
                 if damaged > step:
                     _move_aside(self.folder / str(damaged))
@@ -102,10 +102,10 @@ class Checkpoints:
         return step, jax.tree.map(lambda a, x: jax.device_put(a, x.sharding), arrays, like), extra
 
 
-def _last_whole(manager: ocp.CheckpointManager, folder: pathlib.Path, first: int | None, like=None):
-    """(step, tree of NumPy arrays, extra) of the checkpoint `first`, else of the last that is whole; None: no steps."""
+def _last_whole(manager: ocp.CheckpointManager, folder: pathlib.Path, prefer: int | None, like=None):
+    """(step, tree of NumPy arrays, extra) of checkpoint `prefer`, else of the last that is whole; None: no steps."""
     manager.reload()
-    steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
+    steps = sorted(manager.all_steps(), key=lambda step: (step == prefer, step), reverse=True)
     for step in steps:
         try:
             with _late_reads_ignored():
@@ -202,8 +202,8 @@ def load_variables(run_folder: str | pathlib.Path) -> dict[str, Any]:
     report = read_json(folder / "report.json")
     ended = report and report["config"] == read_json(folder / "config.json")  # and was not gone on with since
     with ocp.CheckpointManager((folder / "checkpoints").absolute()) as manager:
-        found = _last_whole(manager, folder / "checkpoints", report["step"] if ended else None)
-    if found is None:
+        whole = _last_whole(manager, folder / "checkpoints", report["step"] if ended else None)
+    if whole is None:
         raise UserError(f"{folder} holds no finished checkpoint; train there first")
-    state, _ = found[1]
+    state, _ = whole[1]
     return {"params": state["params"], **state["model_state"], **(state["average"] or {})}

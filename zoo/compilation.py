@@ -2,7 +2,7 @@
 
 `enable_cache` stores every compiled program under `cache_dir()`: a small conv-net takes its first step after
 1 instead of 6 s (2 cores). `compilations` counts what was really compiled, so that the loop can say that
-nothing recompiles. `check_engine_once` refuses a jaxlib that adds up wrongly.
+nothing recompiles. `check_jaxlib_once` refuses a jaxlib that adds up wrongly.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from zoo.errors import UserError
 INSTALL = 'pip install "jax>=0.10.1,!=0.10.2,!=0.11.0"'  # the bounds of pyproject.toml
 
 
-def enough_threads() -> None:
+def reserve_threads() -> None:
     """Gives XLA threads to spare where its flags or JAX_NUM_CPU_DEVICES ask for several devices on the CPU.
 
     Call it before JAX starts.
@@ -51,12 +51,12 @@ def _private(folder: Path) -> Path:
     try:
         folder = folder.expanduser().absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        status = folder.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise UserError(f"cannot make the cache folder {folder} ({error}); set ZOO_CACHE_DIR") from error
-    if os.name == "posix" and found.st_uid != os.geteuid():
+    if os.name == "posix" and status.st_uid != os.geteuid():
         raise UserError(f"the cache folder {folder} belongs to another user; set ZOO_CACHE_DIR to your own")
-    if os.name == "posix" and found.st_mode & 0o022:
+    if os.name == "posix" and status.st_mode & 0o022:
         raise UserError(f"others may write to the cache folder {folder}; run: chmod go-w {folder}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"the cache folder {folder} is read-only; set ZOO_CACHE_DIR to another one")
@@ -192,7 +192,7 @@ def wrong_sums() -> str | None:
     )
 
 
-def check_engine_once() -> None:
+def check_jaxlib_once() -> None:
     """Raises UserError when the installed jaxlib adds up wrongly; tried once per version and device kind."""
     device = jax.local_devices()[0]
     name = f"sums-{jax.__version__}-{jaxlib.__version__}-{device.platform}-{device.device_kind}"

@@ -145,7 +145,9 @@ def load(path: str | pathlib.Path, overrides: Iterable[tuple[str, str]] = ()) ->
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"no config file {str(path)!r}{did_you_mean(str(path), siblings)}")
     if path.suffix != ".py":
-        raise UserError(f"{path} is no recipe; that is a Python file with get_config(), as configs/digits_lenet.py")
+        raise UserError(
+            f"{path} is not a recipe: a recipe is a Python file with get_config(), such as configs/digits_lenet.py"
+        )
     spec = importlib.util.spec_from_file_location("zoo_recipe", path)
     module = importlib.util.module_from_spec(spec)
     try:

@@ -65,8 +65,8 @@ class Display:
 
     def evaluated(self, step: int, values: dict[str, float], folder) -> None:
         """One line for an evaluation, after the last training loss."""
-        losses = folder.history("train/loss")[-1:]
-        values = dict.fromkeys(("train/loss",), losses[0][1]) | values if losses else values
+        if losses := folder.history("train/loss"):
+            values = {"train/loss": losses[-1]} | values
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.console.print(f"epoch {step / self.steps_per_epoch:6.1f}  step {step}/{self.total}  {shown}", markup=False)
 

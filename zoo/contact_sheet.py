@@ -64,12 +64,12 @@ def draw(batch: Batch, settings: Sequence[Mapping[str, float]], seed: int) -> tu
     original, rows, left_out = panels(batch, 0, scale), [], []
     for setting in settings:
         try:
-            found = jax.device_get(jax.jit(augment.make(setting))(jax.random.key(seed), examples))
+            augmented = jax.device_get(jax.jit(augment.make(setting))(jax.random.key(seed), examples))
         except UserError as error:
             left_out.append(str(error))
             continue
         title = ", ".join(f"{name} = {strength:g}" for name, strength in setting.items())
-        rows.append((title, original + [p for i in range(draws) for p in panels(found, 2 * i + 1, scale)]))
+        rows.append((title, original + [p for i in range(draws) for p in panels(augmented, 2 * i + 1, scale)]))
     step, stride = TITLE + scale * height + GAP, scale * width + GAP
     canvas = Image.new("RGB", (GAP + len(original) * (draws + 1) * stride, len(rows) * step), "white")
     pen = ImageDraw.Draw(canvas)

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from zoo import compilation
+from zoo import compilation, report
 from zoo.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -249,8 +249,7 @@ def devices() -> Result:
 
 
 def host() -> Result:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{cores} CPU cores"
+    text = f"{report.cpus()} CPU cores"
     if hasattr(os, "sysconf"):
         text += f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
     return Result("ok", text)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from numbers import Real
 
 from zoo.errors import UserError
+from zoo.options import is_number
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -50,7 +51,7 @@ def resolve(
         raise UserError(f"two durations for one thing: {both}; give exactly one")
     ((unit, amount),) = units.items()
     key = f"{where}.{name}_{unit}"
-    if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 <= amount < float("inf"):
+    if not is_number(amount) or not 0 <= amount < float("inf"):
         raise UserError(f"{key} is {amount!r}; a duration is a number, zero or more")
     if unit == "percent" and total_steps is None:
         raise UserError(f"{key}: the length of the run itself cannot be a percentage; give steps, epochs or examples")
@@ -60,3 +61,22 @@ def resolve(
     if steps < minimum:
         raise UserError(f"{key} is {amount!r}; it must be at least {minimum} step{'s' if minimum > 1 else ''}")
     return steps
+
+
+def of_run(config: Mapping, *, steps_per_epoch: int, batch_size: int) -> dict[str, int]:
+    """total_steps, eval_every, log_every and save_every of a whole config, all in steps.
+
+    Raises:
+      UserError: as `resolve`; or no length of the run at all.
+    """
+    units = {"steps_per_epoch": steps_per_epoch, "batch_size": batch_size, "minimum": 1}
+    total = resolve("total", config, **units)
+    if total is None:
+        raise UserError("config: how long to train? Set total_epochs, total_steps or total_examples")
+    units["total_steps"], tenth = total, max(total // 10, 1)
+    return {
+        "total_steps": total,
+        "eval_every": resolve("eval_every", config, default=steps_per_epoch, **units),
+        "log_every": resolve("log_every", config, default=50, **units),
+        "save_every": resolve("every", config["checkpoint"], default=tenth, where="config.checkpoint", **units),
+    }

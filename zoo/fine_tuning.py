@@ -4,12 +4,12 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from numbers import Real
 
 import jax
 
 from zoo import rules
 from zoo.errors import UserError
+from zoo.options import is_number
 
 # The stages of the models from the input to the output, by their paths: numbers count up within a kind, those of `up`
 # down. Numbers with a gap, or that start late, are no order (text_cnn's conv3, conv4, conv5 lie side by side).
@@ -68,7 +68,7 @@ def percent_of_run(setting: str, pair, total_steps: int | None) -> int:
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         raise UserError(f"config.optim.{setting}: {pair!r} is not a pair that begins with a percentage of the run")
     percent = pair[0]
-    if isinstance(percent, bool) or not isinstance(percent, Real) or not 0 <= percent < 100:
+    if not is_number(percent) or not 0 <= percent < 100:
         raise UserError(f"config.optim.{setting}: {percent!r} in {pair!r} must be a percentage of the run below 100")
     if percent and total_steps is None:
         raise UserError(f"config.optim.{setting} has percentages of the run, whose length is not known here")
@@ -110,4 +110,7 @@ def _refuse_gaps(kind: int, numbers: list[int], stages: dict[str, tuple]) -> Non
     least = min(numbers, default=0)
     if least > 1 or set(numbers) != set(range(least, least + len(set(numbers)))):
         example = next(path for path, stage in stages.items() if stage[0] == kind)
-        raise UserError(f"optim.layer_decay: {example!r} is numbered {sorted(set(numbers))}, no order; use lr_mults")
+        found = sorted(set(numbers))
+        raise UserError(
+            f"optim.layer_decay: {example!r} is numbered {found}, from which no order follows; use lr_mults"
+        )

@@ -1,4 +1,4 @@
-"""What stands still while the rest is trained: parameters as constants, and batch statistics.
+"""Freezing: parameters as constants of the loss, and batch normalizations with fixed statistics.
 
 `config.optim.freeze` keeps the optimizer away from parameters; here they become constants of the loss as well, so that
 no gradient is computed that nobody uses. `config.freeze_stats` makes batch normalization use its running statistics in

@@ -1,7 +1,7 @@
 """What happens to gradients before and around the update rule: clipping, noise, accumulation, SAM, lookahead.
 
-All are optax transformations. The outermost one, `at_each_step`, counts the steps of the loop and tells those inside
-`step` and `lr` as extra arguments; the training step adds `grad_fn` and `noise_key`.
+All are optax transformations. The outermost one, `at_each_step`, counts the steps of the loop and passes `step` and
+`lr` on as extra arguments; the training step adds `grad_fn` and `noise_key`.
 """
 
 import functools
@@ -36,12 +36,12 @@ class StepState(NamedTuple):
 def at_each_step(tx: optax.GradientTransformation, schedule: Callable) -> Transform:
     """Gives `tx` the step of the loop (from 0) and its learning rate, `step` and `lr`, as extra arguments.
 
-    Its own extra argument `lr_scale`, a scalar or None, multiplies the schedule's rate (zoo.plateau).
+    Its own extra argument `lr_scale`, a scalar, multiplies the schedule's rate (zoo.plateau).
     """
     tx = optax.with_extra_args_support(tx)
 
-    def update(updates, state, params=None, *, lr_scale=None, **extra):
-        lr = schedule(state.step) if lr_scale is None else schedule(state.step) * lr_scale
+    def update(updates, state, params=None, *, lr_scale=1.0, **extra):
+        lr = schedule(state.step) * lr_scale
         updates, inner = tx.update(updates, state.inner, params, step=state.step, lr=lr, **extra)
         return updates, StepState(optax.safe_increment(state.step), inner)
 
@@ -135,7 +135,7 @@ def gated(starts) -> Transform:
     return Transform(optax.init_empty_state, update)
 
 
-def beginning(tx: optax.GradientTransformation, start: int) -> optax.GradientTransformation:
+def delayed(tx: optax.GradientTransformation, start: int) -> optax.GradientTransformation:
     """`tx` from the step `start` on; before it no update, and a state that stays as it was made."""
     return optax.conditionally_mask(tx, lambda _, *, step, **__: step >= start, forward_extra_args=True)
 
@@ -167,10 +167,11 @@ def accumulate(tx: optax.GradientTransformation, growth: Sequence[tuple[int, int
 
 
 def sharpness_aware(tx: optax.GradientTransformation, rho: float, starts) -> Transform:
-    """Sharpness-aware minimization (Foret et al. 2021, arXiv:2010.01412, eq. 2 and 3): `tx` by a gradient further up.
+    """`tx` with the gradient at an ascended point: sharpness-aware minimization.
 
-    The gradient is taken at w + rho g / |g|, on the same batch with the same dropout. Metrics and batch statistics
-    are those of w. Only what moves (see `gate`) is perturbed and counts in |g|.
+    (Foret et al. 2021, arXiv:2010.01412, eq. 2 and 3.) The point is w + rho g / |g|, the gradient that of the same
+    batch with the same dropout. Metrics and batch statistics are those of w. Only what moves (see `gate`) is perturbed
+    and counts in |g|.
     """
     ascent = optax.normalize_by_update_norm(rho, eps=1e-12)
 

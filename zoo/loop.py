@@ -16,13 +16,13 @@ from zoo import (
     compilation,
     early_stopping,
     evaluation,
+    initial,
     metrics,
     plateau,
     report,
     rules,
     semantics,
     sparsity,
-    start,
 )
 from zoo import config as configs
 from zoo.checkpoint import Checkpoints
@@ -43,13 +43,13 @@ def train(
     source: Source | None = None,
     variables: Variables | None = None,
 ) -> dict[str, Any]:
-    """Trains to the end of the config's run, from wherever the work directory stands.
+    """Trains to the end of the config's run, resuming from the last checkpoint in `workdir` if there is one.
 
     The weights come from the last checkpoint in `workdir`, else from `variables` or `config.init_from`, else fresh.
 
     Args:
       config: see `zoo.config.default`.
-      workdir: the folder of the run, made if missing; `zoo.run_folder` tells what it will hold.
+      workdir: the folder of the run, made if missing; zoo.run_folder lists its files.
       source: arrays to learn from, in place of the data set that `config.data.name` names.
       variables: initial {'params': ..., 'batch_stats': ...}.
 
@@ -66,11 +66,11 @@ def train(
     with watch.phase("data"):
         run = prepare(config, source, workdir)
         if variables is not None or not checkpoint.exists(workdir):
-            variables = start.weights(run, variables)
-    with _open(run, workdir) as (folder, checkpoints), Signals() as signals:
-        compilation.check_engine_once()
+            variables = initial.weights(run, variables)
+    with open_folder(run, workdir) as (folder, checkpoints), Signals() as signals:
+        compilation.check_jaxlib_once()
         with watch.phase("start"):
-            state, window, earlier = _start(run, checkpoints, variables)
+            state, window, earlier = _restored_or_initial(run, checkpoints, variables)
         done = int(jax.device_get(state.step))
         _announce(run, folder, done, earlier)
         if config.probe:
@@ -78,22 +78,22 @@ def train(
                 run = on_features(run, {"params": state.params, **state.model_state})
         folder.start(done)
         with Display(run, done) as display:
-            state, last_evaluation = _train(run, folder, checkpoints, signals, display, watch, state, window)
+            state, last_evaluation = train_steps(run, folder, checkpoints, signals, display, watch, state, window)
         return _finish(run, folder, checkpoints, watch, state, last_evaluation, resumed_from=done)
 
 
 def evaluate(
     config: ConfigDict, workdir: str | os.PathLike, *, source: Source | None = None
 ) -> tuple[int, dict[str, dict[str, float]]]:
-    """(step, split -> name -> value) of the best checkpoint in `workdir`, or of the last where none is the best."""
+    """Evaluates the best checkpoint in `workdir`, else the last: (step, split -> name -> value)."""
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
     run = prepare(config, source, workdir)
     if not run.splits:
         raise UserError("there is nothing to evaluate: the data has no validation or test rows; see config.data.test")
-    with _open(run, workdir) as (folder, checkpoints):
+    with open_folder(run, workdir) as (folder, checkpoints):
         best = evaluation.best(run, folder.read(), checkpoints)
-        restored = checkpoints.restore(run.shapes, first=best["step"] if best else None)
+        restored = checkpoints.restore(run.shapes, prefer=best["step"] if best else None)
         if restored is None:
             raise UserError(f"work directory {workdir} has no checkpoint to evaluate; train there first")
         step, (state, _), _ = restored
@@ -101,32 +101,30 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _open(run: Run, workdir):
+def open_folder(run: Run, workdir):
+    """(RunFolder, Checkpoints) of a work directory, as a context; both are closed behind it."""
     settings = run.config.checkpoint
+    mode = metrics.mode_of(run.monitor, settings.mode)
     with (
         RunFolder(workdir) as folder,
         Checkpoints(
-            folder.path / "checkpoints",
-            keep=settings.keep,
-            best=settings.best,
-            monitor=run.monitor,
-            mode=metrics.mode_of(run.monitor, settings.mode),
+            folder.path / "checkpoints", keep=settings.keep, best=settings.best, monitor=run.monitor, mode=mode
         ) as checkpoints,
     ):
         yield folder, checkpoints
 
 
-def _start(run: Run, checkpoints: Checkpoints, variables: Variables | None):
-    """(state, window, what the checkpoint says of itself or None)."""
+def _restored_or_initial(run: Run, checkpoints: Checkpoints, variables: Variables | None):
+    """(state, window, the config and versions of the checkpoint or None)."""
     restored = checkpoints.restore(run.shapes)
     if restored is not None:
         _, (state, window), earlier = restored
         return state, window, earlier
-    return *start.first(run, variables), None
+    return *initial.state(run, variables), None
 
 
 def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> None:
-    """Says what goes on from where, and writes config.json, model.json and preprocess.npz, unless nothing follows."""
+    """Prints where the run resumes; writes config.json, model.json and preprocess.npz unless it is finished."""
     if earlier:
         changed = configs.changes(earlier["config"], run.config.to_dict())
         if changed and done >= run.total_steps:
@@ -134,8 +132,8 @@ def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> N
                 f"the run in {folder.path} is finished, with other settings ({'; '.join(changed)}); give another "
                 "--workdir, or a longer run"
             )
-        more = f"; changed settings: {'; '.join(changed)}" if changed else ""
-        print(f"resuming from step {done} of {run.total_steps} in {folder.path}{more}", flush=True)
+        changes = f"; changed settings: {'; '.join(changed)}" if changed else ""
+        print(f"resuming from step {done} of {run.total_steps} in {folder.path}{changes}", flush=True)
         if done >= run.total_steps:
             return
     write_atomically(folder.path / "config.json", configs.to_json(run.config))
@@ -144,7 +142,7 @@ def _announce(run: Run, folder: RunFolder, done: int, earlier: dict | None) -> N
         preprocess.save(folder.path, run.dataset.statistics)
 
 
-def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
+def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, display: Display, watch, state, window):
     """Steps until the end, an early stop or a signal. Returns (state, the evaluation of that very state or {})."""
     replicated = window.bad_step.sharding
     seed = jax.device_put(np.uint32(run.config.seed), replicated)
@@ -153,27 +151,14 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
     step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
-    def check_finite(window: Window) -> None:
-        if window.bad_step >= 0:
-            refuse(int(window.bad_step) + 1, window.bad_leaf)
-
-    def refuse(at: int, leaf: int) -> None:
-        what = "the loss" if leaf < 0 else f"the gradient of {paths[leaf]}"
-        kept = checkpoints.steps()
-        raise NonFiniteError(
-            f"{what} is NaN or infinite at step {at}; "
-            + (f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet")
-            + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
-        )
-
     def save_checkpoint(monitored: float | None = None) -> None:
         nonlocal saved
         log()
         arrays = jax.tree.map(np.array, jax.device_get((state, window)))  # copies: the next step donates the state
-        check_finite(arrays[1])
+        _check_finite(arrays[1], paths, checkpoints)
         for leaf, array in enumerate(jax.tree.leaves(arrays[0].params)):
             if not np.isfinite(array).all():
-                refuse(step, leaf)
+                _refuse_non_finite(step, leaf, paths, checkpoints)
         folder.sync()
         checkpoints.save(step, arrays, extra, monitored)
         saved = step
@@ -185,39 +170,25 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
             return
         (at, window), unlogged = unlogged, None
         window = jax.device_get(window)
-        check_finite(window)
+        _check_finite(window, paths, checkpoints)
         values = run.task.finalize(metrics.divide(metrics.total([window.metrics])))
         line = {f"train/{name}": value for name, value in values.items()}
         line |= {name: float(getattr(window, name)) for name in ("lr", "grad_norm", "update_ratio")}
         folder.write(at, line)
         display.train(at, values)
 
-    def history(settings) -> list[float]:
-        return [value for _, value in folder.history(settings.monitor)]
-
-    def stops_early() -> bool:
-        settings = run.config.early_stopping
-        return bool(settings.monitor) and early_stopping.should_stop(history(settings), settings)
-
-    def lr_scale() -> tuple[jax.Array, ...]:
-        """The last argument of a step; none without `config.plateau`."""
-        settings = run.config.plateau
-        if not settings.monitor:
-            return ()
-        return (jax.device_put(np.float32(plateau.scale(history(settings), settings)), replicated),)
-
     with watch.phase("train"):
-        stopped, scale = stops_early(), lr_scale()
+        stopped, scale = _stops_early(run, folder), _lr_scale(run, folder, replicated)
         while step < total and not stopped and not signals.received:
             count = _steps_in_call(run, step)
-            more = (jax.device_put(np.int32(count), replicated),) if run.steps_per_call > 1 else ()
-            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *more, *scale)
+            count_args = (jax.device_put(np.int32(count), replicated),) if run.steps_per_call > 1 else ()
+            state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *count_args, *scale)
             step += count
             log()
-            if step % run.log_every == 0 or step == total:
+            at_end, evaluated, monitored = step == total, {}, None
+            if at_end or step % run.log_every == 0:
                 unlogged = (step, window)
-            save, monitored, evaluated = step % run.save_every == 0 or step == total, None, {}
-            evaluates = step % run.eval_every == 0 or step == total
+            save, evaluates = at_end or step % run.save_every == 0, at_end or step % run.eval_every == 0
             if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
                 with watch.phase("eval"):
                     state = run.recompute_stats(state)
@@ -232,7 +203,7 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
                 }
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
-                stopped, scale = stops_early(), lr_scale()
+                stopped, scale = _stops_early(run, folder), _lr_scale(run, folder, replicated)
                 monitored = line.get(run.monitor)
                 save |= stopped or ((best := evaluation.best(run, folder.lines)) is not None and best["step"] == step)
             if save:
@@ -250,6 +221,36 @@ def _train(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, displ
     return state, evaluated
 
 
+def _check_finite(window: Window, paths: list[str], checkpoints: Checkpoints) -> None:
+    """Raises NonFiniteError if a loss or gradient of this window, on the host, was not finite."""
+    if window.bad_step >= 0:
+        _refuse_non_finite(int(window.bad_step) + 1, window.bad_leaf, paths, checkpoints)
+
+
+def _refuse_non_finite(step: int, leaf: int, paths: list[str], checkpoints: Checkpoints) -> None:
+    """Raises NonFiniteError; `leaf` is the index of a parameter, or -1: the loss."""
+    what = "the loss" if leaf < 0 else f"the gradient of {paths[leaf]}"
+    kept = checkpoints.steps()
+    raise NonFiniteError(
+        f"{what} is NaN or infinite at step {step}; "
+        + (f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet")
+        + "; a lower optim.lr, a warmup or optim.clip_global_norm may help"
+    )
+
+
+def _stops_early(run: Run, folder: RunFolder) -> bool:
+    settings = run.config.early_stopping
+    return bool(settings.monitor) and early_stopping.should_stop(folder.history(settings.monitor), settings)
+
+
+def _lr_scale(run: Run, folder: RunFolder, sharding) -> tuple[jax.Array, ...]:
+    """The last argument of a step; none without `config.plateau`."""
+    settings = run.config.plateau
+    if not settings.monitor:
+        return ()
+    return (jax.device_put(np.float32(plateau.scale(folder.history(settings.monitor), settings)), sharding),)
+
+
 def _steps_in_call(run: Run, step: int) -> int:
     """As many as a call takes, but no further than the next log line, evaluation, checkpoint, epoch or the end."""
     ends = (run.log_every, run.eval_every, run.save_every, run.dataset.meta["steps_per_epoch"])
@@ -263,7 +264,7 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
     step = int(jax.device_get(state.step))
     trained = step - resumed_from
     if stopping.monitor and stopping.restore_best and best and best["step"] != step:
-        step, (state, _), _ = checkpoints.restore(run.shapes, first=best["step"])
+        step, (state, _), _ = checkpoints.restore(run.shapes, prefer=best["step"])
         evaluated = {}
     with watch.phase("eval"):
         missing = [split for split in run.splits if split not in evaluated]

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import start
+from zoo import initial
 from zoo.errors import UserError
 from zoo.run import prepare
 from zoo.types import Source
@@ -55,16 +55,16 @@ def range_test(
     for group in ("averaging", "early_stopping", "plateau", "checkpoint"):  # what needs evaluations, or a longer run
         config[group] = configs.default()[group]
     run = prepare(config, source)
-    state, window = start.first(run, start.weights(run))
+    state, window = initial.state(run, initial.weights(run))
     seed = jax.device_put(np.uint32(config.seed), window.lr.sharding)
     rates, losses, exploded = [], [], False
     for step in range(steps):
         state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed)
-        found = jax.device_get(window)
-        total, count = found.metrics["loss"]
-        exploded = bool(found.bad_step >= 0)
+        window_values = jax.device_get(window)
+        total, count = window_values.metrics["loss"]
+        exploded = bool(window_values.bad_step >= 0)
         if not exploded:
-            rates.append(float(found.lr))
+            rates.append(float(window_values.lr))
             losses.append(float(total / count))
             smoothed = smooth(losses)
             exploded = bool(smoothed[-1] - smoothed.min() > (EXPLODED - 1) * abs(smoothed.min()))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo import rules
 from zoo.errors import UserError
+from zoo.options import is_number
 from zoo.types import Task
 
 OPTIONS = ("input_noise", "label_noise", "weight_noise")  # of config.regularize
@@ -35,7 +36,7 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
     given = ((".*kernel", weight_std),) if isinstance(weight_std, Real) else weight_std
     stds = rules.assign(given if weight_std else (), params, default=0.0, setting="regularize.weight_noise")
     for key, number in (("input_noise", input_std), *(("weight_noise", std) for std in jax.tree.leaves(stds))):
-        if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= number < float("inf"):
+        if not is_number(number) or not 0 <= number < float("inf"):
             raise UserError(f"config.regularize.{key} is {number!r}; a standard deviation is a number, zero or more")
     if not 0 <= label_rate <= 1:
         raise UserError(f"config.regularize.label_noise is {label_rate}; it is a share of the labels, in 0..1")
@@ -44,7 +45,7 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
     if input_std and not inputs:
         raise UserError(f"config.regularize.input_noise: data set {name!r} has neither images nor features")
     if label_rate and shapes.get("label") != ():
-        raise UserError(f"config.regularize.label_noise: data set {name!r} has not one class for each example")
+        raise UserError(f"config.regularize.label_noise: data set {name!r} does not have one class per example")
     if not (input_std or label_rate or any(jax.tree.leaves(stds))):
         return task
 

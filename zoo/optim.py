@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import jax
@@ -12,9 +11,9 @@ import optax
 from zoo import fine_tuning, gradients, rules
 from zoo import options as options_of
 from zoo.errors import UserError, lookup
-from zoo.optimizers import AVERAGING, OPTIMIZERS, schedule_free_average
+from zoo.optimizers import OPTIMIZERS, SCHEDULE_FREE, schedule_free_average
 
-__all__ = ["AVERAGING", "COMMON", "OPTIMIZERS", "make", "schedule_free_average"]
+__all__ = ["COMMON", "OPTIMIZERS", "SCHEDULE_FREE", "make", "schedule_free_average"]
 
 # What config.optim may hold beside the options of the optimizer itself.
 COMMON = {
@@ -34,7 +33,7 @@ COMMON = {
     "sam_rho": None,  # sharpness-aware minimization: radius, such as 0.05; two gradients per step
     "lookahead": None,  # (k, alpha): every k updates back to slow weights that follow by alpha, such as (5, 0.5)
 }
-SHARES = ("b1", "b2", "beta", "momentum", "rho")  # options that are shares of what was before
+SHARES = ("b1", "b2", "beta", "momentum", "rho")  # decay rates, in [0, 1)
 
 
 def make(
@@ -80,13 +79,13 @@ def make(
     tx = fn(gradients.add_decay(common["weight_decay"], wd_mults), gradients.scale_by_rate(mults), **own)
     later = sorted({start for start in jax.tree.leaves(starts) if 0 < start < math.inf})
     if later:
-        groups = {0: tx} | {start: gradients.beginning(tx, start) for start in later}
+        groups = {0: tx} | {start: gradients.delayed(tx, start) for start in later}
         tx = optax.partition(groups, _masked(starts, labels))
-    tx = optax.chain(*([gradients.gated(starts)] if later else []), *_before(common), tx)
+    tx = optax.chain(*([gradients.gated(starts)] if later else []), *_clip_and_noise(common), tx)
     if common["lookahead"] is not None:
         tx = gradients.lookahead(tx, *_lookahead(name, common["lookahead"]))
     if common["accumulate"] is not None:
-        tx = gradients.accumulate(tx, _growth(common["accumulate"], total_steps))
+        tx = gradients.accumulate(tx, _accumulation(common["accumulate"], total_steps))
     if common["freeze"]:
         tx = optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
     if common["sam_rho"] is not None:
@@ -111,12 +110,12 @@ def _factors(key: str, pairs: Sequence[tuple[str, float]], params, *, default: f
     """One factor for each parameter, by (regex, factor) rules."""
     factors = rules.assign(pairs, params, default=default, setting=f"optim.{key}")
     for regex, factor in pairs:
-        if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 <= factor < math.inf:
+        if not options_of.is_number(factor) or not 0 <= factor < math.inf:
             raise UserError(f"optim.{key}: the factor of {regex!r} is {factor!r}; it must be finite, 0 or more")
     return factors
 
 
-def _before(common: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+def _clip_and_noise(common: Mapping[str, Any]) -> list[optax.GradientTransformation]:
     """What gradients go through before the optimizer."""
     clips = {
         "clip_value": optax.clip,
@@ -139,12 +138,12 @@ def _lookahead(name: str, setting) -> tuple[int, float]:
         raise UserError(
             f"config.optim.lookahead is {(every, alpha)}; it must be at least 2 updates, and a share between 0 and 1"
         )
-    if name in AVERAGING:
+    if name in SCHEDULE_FREE:
         raise UserError(f"config.optim.lookahead: {name} averages already; leave it out")
     return every, alpha
 
 
-def _growth(setting, total_steps: int | None) -> list[tuple[int, int]]:
+def _accumulation(setting, total_steps: int | None) -> list[tuple[int, int]]:
     """(step, batches per update from there on), the first at step 0, of `config.optim.accumulate`."""
     pairs = [(0, setting)] if isinstance(setting, int) else setting
     if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
@@ -152,7 +151,7 @@ def _growth(setting, total_steps: int | None) -> list[tuple[int, int]]:
             f"config.optim.accumulate is {setting!r}; it must be a number of batches, or (percent, k) pairs"
         )
     steps = [fine_tuning.percent_of_run("accumulate", pair, total_steps) for pair in pairs]
-    if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for _, k in pairs):
+    if any(not options_of.is_number(k, int) or k < 1 for _, k in pairs):
         raise UserError(
             f"config.optim.accumulate is {setting!r}; an update needs a whole number of batches, at least 1"
         )
@@ -169,12 +168,12 @@ def _masked(starts, labels):
 
 def _pair(key: str, setting, what: str) -> tuple[float, float]:
     fits = isinstance(setting, Sequence) and not isinstance(setting, str) and len(setting) == 2
-    if not fits or any(isinstance(x, bool) or not isinstance(x, Real) for x in setting):
+    if not (fits and all(map(options_of.is_number, setting))):
         raise UserError(f"config.optim.{key} is {setting!r}; it must be {what}")
     return tuple(setting)
 
 
 def _positive(key: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+    if not options_of.is_number(value) or not value > 0:
         raise UserError(f"config.optim.{key} is {value!r}; it must be a positive number")
     return value

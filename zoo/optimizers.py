@@ -240,4 +240,4 @@ OPTIMIZERS: dict[str, Rule] = {
     "sgd": sgd,
 }
 
-AVERAGING = ("schedule_free_adamw", "schedule_free_sgd")  # those that bring an average of their own to evaluate
+SCHEDULE_FREE = ("schedule_free_adamw", "schedule_free_sgd")  # those that bring an average of their own to evaluate

@@ -53,7 +53,7 @@ def from_query(what: str, fn: Callable, query: str) -> dict[str, Any]:
     for part in query.split("&") if query else []:
         key, equals, value = part.partition("=")
         if not equals or key in options:
-            raise UserError(f"{what}: {part!r} must be <option>=<value>, and each option comes once")
+            raise UserError(f"{what}: {part!r} must be <option>=<value>, and an option may be given only once")
         if key not in kinds:
             raise UserError(f"{what} has no option {key!r}{did_you_mean(key, kinds)}")
         read, right = WRITTEN[kinds[key]]
@@ -78,6 +78,11 @@ def check_rate(what: str, **rates: float) -> None:
             raise UserError(f"{what}: {key} is {rate}; it must be in [0, 1)")
 
 
+def is_number(value, kind: type = Real) -> bool:
+    """Whether `value` is a number of this kind; True and False, which Python counts as integers, are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _fits(value, kind) -> bool:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -87,7 +92,7 @@ def _fits(value, kind) -> bool:
     if origin is Sequence:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, *arguments) for v in value)
     if kind in (int, float):
-        return isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
+        return is_number(value, int if kind is int else Real)
     return isinstance(value, kind) if isinstance(kind, type) else True
 
 

@@ -65,7 +65,7 @@ def check(config: ConfigDict, model: nn.Module, variables: Variables, batch: Bat
     if not encoder or len(features.shape) != 2 or head != wanted:
         raise UserError(
             f"config.probe needs layers that give features [B, D] and a dense layer 'head' on them; model "
-            f"{config.model.name} has not"
+            f"{config.model.name} does not have them"
         )
 
 

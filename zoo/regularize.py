@@ -136,8 +136,8 @@ def make(options: Mapping[str, Any], task: Task, params, labels, *, seed: int) -
 
 def _with_penalties(loss: LossFn, penalties: Mapping[str, list[Penalty]]) -> LossFn:
     def penalized(params, model_state, batch, key, *, train: bool):
-        found = loss(params, model_state, batch, key, train=train)
-        return _add(found, _total(penalties, params)) if train else found
+        result = loss(params, model_state, batch, key, train=train)
+        return _add(result, _total(penalties, params)) if train else result
 
     return penalized
 
@@ -152,17 +152,17 @@ def _with_activity(loss: LossFn, parsed) -> LossFn:
         inner, here = set(), tracers.current_trace()
 
         def record(call, args, kwargs, context):
-            result = call(*args, **kwargs)
+            output = call(*args, **kwargs)
             if context.method_name == "__call__" and context.module.path:
                 path = "/".join(context.module.path)
-                floats = [x for x in jax.tree.leaves(result) if jnp.issubdtype(x.dtype, jnp.floating)]
+                floats = [x for x in jax.tree.leaves(output) if jnp.issubdtype(x.dtype, jnp.floating)]
                 outputs.setdefault(path, []).extend(floats)
                 if tracers.current_trace() != here:
                     inner.add(path)
-            return result
+            return output
 
         with nn.intercept_methods(record):
-            found = loss(params, model_state, batch, key, train=True)
+            result = loss(params, model_state, batch, key, train=True)
         penalties = _by_path(parsed, dict.fromkeys(outputs, 0), "regularize.activity", "module")
         if hidden := sorted(inner & set(penalties)):
             raise UserError(
@@ -170,7 +170,7 @@ def _with_activity(loss: LossFn, parsed) -> LossFn:
                 "model.remat to False"
             )
         total = sum(p(x) for path, functions in penalties.items() for p in functions for x in outputs[path])
-        return _add(found, total / len(model_input(batch)))
+        return _add(result, total / len(model_input(batch)))
 
     return penalized
 
@@ -193,9 +193,9 @@ def _total(penalties: Mapping[str, list[Penalty]], params) -> jax.Array:
     return sum(penalty(leaves[path]) for path, functions in penalties.items() for penalty in functions)
 
 
-def _add(found, penalty):
-    """What a loss gave, with one more penalty in the loss and in its metric."""
-    loss, (model_state, metrics) = found
+def _add(result, penalty):
+    """The result of a loss function with one more penalty, in the loss and in its metric."""
+    loss, (model_state, metrics) = result
     before, steps = metrics.get("penalty", (0.0, jnp.float32(1)))
     return loss + penalty, (model_state, {**metrics, "penalty": (before + penalty, steps)})
 

@@ -55,8 +55,13 @@ def device() -> dict[str, object]:
         "kind": first.device_kind,
         "count": jax.local_device_count(),
         "host": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cpus(),
     }
+
+
+def cpus() -> int | None:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def commit() -> str | None:

@@ -1,4 +1,4 @@
-"""Everything a config stands for, checked and made before anything is trained."""
+"""From a config to a Run: data, model, task, optimizer and steps, all checked before anything is trained."""
 
 import os
 from collections.abc import Callable
@@ -38,10 +38,11 @@ from zoo import (
 from zoo.averaging import Averaging
 from zoo.data import augment, curriculum, feed, preprocess
 from zoo.errors import UserError
+from zoo.options import is_number
 from zoo.tasks.supervised import model_input
 from zoo.types import Augment, Dataset, Source, Task, TrainState, Variables
 
-AUTO_STEPS_PER_CALL = 16  # on an accelerator: calls are rare, and a signal is still heard soon
+AUTO_STEPS_PER_CALL = 16  # on an accelerator: few calls, yet a signal is noticed soon
 
 
 class Run(NamedTuple):
@@ -67,7 +68,6 @@ class Run(NamedTuple):
     save_every: int
     splits: tuple[str, ...]  # all but 'train': what the final evaluation covers
     eval_splits: tuple[str, ...]  # evaluated during training: validation where there is one
-    metric_names: tuple[str, ...]  # of those splits, such as 'validation/loss'
     monitor: str  # what makes a checkpoint the best; '' if nothing does
     # (state, window, fetched, seed) -> (state, window), compiled; takes over the state's buffers. Where steps_per_call
     # is more than 1, with the number of steps (int32 scalar) as one more argument; with config.plateau, lr_scale last.
@@ -81,8 +81,8 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     Args:
       config: from `zoo.config.load` or `default`.
       source: arrays to use in place of the data set that the config names.
-      workdir: of a run that may go on: then it knows what `config.init_from` said of its inputs, its vocabulary, and
-        the statistics of its training rows (zoo.data.preprocess).
+      workdir: of a run that may be resumed: the normalization in its model.json and the statistics in its
+        preprocess.npz are used again, and its vocabulary must be that of the data.
 
     Raises:
       UserError: a setting that is unknown or makes no sense.
@@ -94,74 +94,40 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     if workdir is not None and not checkpoint.exists(workdir):
         workdir = None
     dataset = data.make(
-        config.data,
-        seed=config.seed,
-        mesh=mesh,
-        source=source,
-        moments=semantics.moments(config, workdir),
+        config.data, seed=config.seed, mesh=mesh, source=source, moments=semantics.moments(config, workdir),
         statistics=preprocess.load(workdir) if workdir else None,
-    )
+    )  # fmt: skip
     meta = dataset.meta
     if workdir:
         semantics.check_vocabulary(workdir, meta)
 
-    length = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"], "minimum": 1}
-    total = durations.resolve("total", config, **length)
-    if total is None:
-        raise UserError("config: how long to train? Set total_epochs, total_steps or total_examples")
-    length["total_steps"] = total
-    eval_every = durations.resolve("eval_every", config, default=meta["steps_per_epoch"], **length)
-    log_every = durations.resolve("log_every", config, default=50, **length)
-    save_every = durations.resolve(
-        "every", config.checkpoint, default=max(total // 10, 1), where="config.checkpoint", **length
-    )
-
-    dataset = _in_order(config, dataset, length)
+    units = {"steps_per_epoch": meta["steps_per_epoch"], "batch_size": meta["batch_size"]}
+    lengths = durations.of_run(config, **units)
+    total = units["total_steps"] = lengths["total_steps"]
+    dataset = _with_curriculum(config, dataset, units)
     model = models.make(config.model, tasks.num_outputs(config.task, meta), meta)
     task = tasks.make(config.task, model, meta)
-    schedule = schedules.make(
-        config.optim.get("lr", optim.COMMON["lr"]), total, config.schedule,
-        steps_per_epoch=meta["steps_per_epoch"], batch_size=meta["batch_size"],
-    )  # fmt: skip
+    schedule = schedules.make(config.optim.get("lr", optim.COMMON["lr"]), options=config.schedule, **units)
     variables = jax.eval_shape(init_variables(task, dataset), np.uint32(0))
-    if task.step is None:
-        if config.probe:
-            probe.check(config, model, variables, model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))))
-        options = {**config.optim, "freeze": probe.ENCODER} if config.probe else config.optim
-        tx = optim.make(options, schedule, variables["params"], total_steps=total)
-        labels = fine_tuning.frozen_labels(options.get("freeze", ()), variables["params"])
-        norms = freezing.norms(config.freeze_stats, variables)
-        held = regularize.make(config.regularize, task, variables["params"], labels, seed=config.seed)
-        task = noise.add(held.task, config.regularize, meta, variables["params"])
-        trained = freezing.frozen(task, labels, norms)
-    else:
-        _check_own_step(config)
-        tx, trained, norms, held = optax.identity(), task, {}, regularize.Regularizer(task)
-    averages = averaging.make(config.averaging, **{k: v for k, v in length.items() if k != "minimum"})
-    own_average = config.optim.name in optim.AVERAGING
-    if averages and own_average:
-        raise UserError(f"config.averaging is {config.averaging.name}, but {config.optim.name} averages already")
-    if config.regularize.constraints and own_average:
-        raise UserError(
-            f"config.regularize.constraints: {config.optim.name} evaluates an average of its own, which would not keep "
-            "them; use another optimizer"
-        )
+    tx, task, norms, regularizer = _optimization(config, model, dataset, task, schedule, variables, total)
+    averages = _averaging(config, units)
     augments = augment.make(config.data.augment)
 
     replicated = feed.replicated(mesh)
 
     def first_state(v):
-        return step.first_state(tx, {**v, "params": held.project(v["params"])}, average=averages is not None)
+        return step.first_state(tx, {**v, "params": regularizer.project(v["params"])}, average=averages is not None)
 
     init = jax.jit(first_state, out_shardings=replicated)
     steps_per_call = _steps_per_call(config.loop.steps_per_call, dataset, mesh)
-    shapes = (jax.eval_shape(init, variables), step.empty_window(_train_metrics(task, dataset, augments, variables)))
+    shapes = (jax.eval_shape(init, variables), step.empty_window(_metric_shapes(task, dataset, augments, variables)))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
 
     recompute_stats = None
-    if (own_average or (averages and averages.recompute)) and not (config.probe or all(norms.values())):
+    equal_average = config.optim.name in optim.SCHEDULE_FREE or (averages and averages.recompute)
+    if equal_average and not (config.probe or all(norms.values())):
         recompute_stats = averaging.make_recompute(
-            trained, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
+            task, dataset, augments, seed=config.seed, total_steps=total, sharding=replicated
         )
 
     splits = tuple(name for name in meta["splits"] if name != "train")
@@ -169,28 +135,56 @@ def prepare(config: ConfigDict, source: Source | None = None, workdir: str | os.
     names = _metric_names(task, dataset, variables, eval_splits, averaged=shapes[0].average is not None)
     monitored = monitor.check(config, names, splits)
     run = Run(
-        config=config, mesh=mesh, dataset=dataset, model=model, task=task, project=held.project, masks=held.masks,
-        schedule=schedule, tx=tx, init=init, averaging=averages, recompute_stats=recompute_stats, shapes=shapes,
-        steps_per_call=steps_per_call, total_steps=total, eval_every=eval_every, log_every=log_every,
-        save_every=save_every, splits=splits, eval_splits=eval_splits, metric_names=names, monitor=monitored,
+        config=config, mesh=mesh, dataset=dataset, model=model, task=task, project=regularizer.project,
+        masks=regularizer.masks, schedule=schedule, tx=tx, init=init, averaging=averages,
+        recompute_stats=recompute_stats, shapes=shapes, steps_per_call=steps_per_call, **lengths, splits=splits,
+        eval_splits=eval_splits, monitor=monitored,
     )  # fmt: skip
-    return _with_steps(run, trained, dataset, augments)
+    return _with_steps(run, task, dataset, augments)
+
+
+def _optimization(config: ConfigDict, model: nn.Module, dataset: Dataset, task: Task, schedule, variables, total: int):
+    """What `config.optim`, `regularize`, `freeze_stats` and `probe` make of a task.
+
+    Returns (optimizer, task with the loss to train, path of each batch normalization -> whether it is frozen,
+    Regularizer).
+    """
+    if task.step is not None:
+        _check_custom_step(config)
+        return optax.identity(), task, {}, regularize.Regularizer(task)
+    params = variables["params"]
+    if config.probe:
+        probe.check(config, model, variables, model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))))
+    options = {**config.optim, "freeze": probe.ENCODER} if config.probe else config.optim
+    tx = optim.make(options, schedule, params, total_steps=total)
+    labels = fine_tuning.frozen_labels(options.get("freeze", ()), params)
+    norms = freezing.norms(config.freeze_stats, variables)
+    regularizer = regularize.make(config.regularize, task, params, labels, seed=config.seed)
+    task = noise.add(regularizer.task, config.regularize, dataset.meta, params)
+    return tx, freezing.frozen(task, labels, norms), norms, regularizer
+
+
+def _averaging(config: ConfigDict, units) -> Averaging | None:
+    """`config.averaging`; refused, as are constraints, with an optimizer that brings an average of its own."""
+    averages = averaging.make(config.averaging, **units)
+    own_average = config.optim.name in optim.SCHEDULE_FREE
+    if averages and own_average:
+        raise UserError(f"config.averaging is {config.averaging.name}, but {config.optim.name} averages already")
+    if config.regularize.constraints and own_average:
+        raise UserError(
+            f"config.regularize.constraints: {config.optim.name} evaluates an average of its own, which would not keep "
+            "them; use another optimizer"
+        )
+    return averages
 
 
 def _with_steps(run: Run, task: Task, dataset: Dataset, augments: Augment | None) -> Run:
-    """The run with steps, to be compiled, that learn and evaluate this task on this data."""
+    """The run with the training and evaluation steps of this task on this data, to be compiled."""
     replicated = feed.replicated(run.mesh)
     train_step = step.make_train_step(
-        task,
-        run.tx,
-        run.schedule,
-        dataset,
-        augments,
-        averaging=run.averaging,
-        log_every=run.log_every,
-        total_steps=run.total_steps,
-        project=run.project,
-    )
+        task, run.tx, run.schedule, dataset, augments, averaging=run.averaging, log_every=run.log_every,
+        total_steps=run.total_steps, project=run.project,
+    )  # fmt: skip
     if run.steps_per_call > 1:
         train_step = step.repeated(train_step)
     return run._replace(
@@ -209,23 +203,23 @@ def on_features(run: Run, variables: Variables) -> Run:
     return _with_steps(run, task, dataset, None)
 
 
-def _in_order(config: ConfigDict, dataset: Dataset, length) -> Dataset:
+def _with_curriculum(config: ConfigDict, dataset: Dataset, units) -> Dataset:
     """The data set with its training rows in the order of `config.data.curriculum`."""
-    settings = config.data.curriculum
+    settings, where = config.data.curriculum, "config.data.curriculum"
     if not settings.by:
         return dataset
     if dataset.train.reorder is None:
-        raise UserError(f"config.data.curriculum: data set {dataset.meta['name']!r} is running text, read in its order")
+        raise UserError(f"{where}: data set {dataset.meta['name']!r} is running text, which is read in order")
     kind, colon, path = settings.by.partition(":")
     if kind == "teacher" and colon:
         difficulty = teacher.difficulty(path, config, dataset)
     else:
         difficulty = curriculum.from_column(dataset, settings.by)
-    full = durations.resolve("full", settings, default=length["total_steps"], where="config.data.curriculum", **length)
+    full = durations.resolve("full", settings, default=units["total_steps"], minimum=1, where=where, **units)
     return curriculum.make(settings, dataset, difficulty, full=full, seed=config.seed)
 
 
-def _check_own_step(config: ConfigDict) -> None:
+def _check_custom_step(config: ConfigDict) -> None:
     """A task that updates the parameters itself does so by plain SGD: refuses what would have no effect."""
     used = {key: value for key, value in config.optim.items() if key not in ("name", "lr")}
     changed = [f"optim.{key}" for key, value in used.items() if value != optim.COMMON.get(key)]
@@ -254,14 +248,14 @@ def _steps_per_call(setting: int | str, dataset: Dataset, mesh: Mesh) -> int:
     if setting == "auto":
         # On the CPU a call costs next to nothing, and XLA optimizes what lies outside of a loop better.
         return AUTO_STEPS_PER_CALL if on_device and mesh.devices.flat[0].platform != "cpu" else 1
-    if isinstance(setting, bool) or not isinstance(setting, int) or setting < 1:
+    if not is_number(setting, int) or setting < 1:
         raise UserError(f"config.loop.steps_per_call is {setting!r}; it must be 'auto' or a number of at least 1")
     if setting > 1 and not on_device:
         raise UserError(f"config.loop.steps_per_call is {setting}, but the data is streamed, one batch per call; set 1")
     return setting
 
 
-def _train_metrics(task: Task, dataset: Dataset, augments: Augment | None, variables):
+def _metric_shapes(task: Task, dataset: Dataset, augments: Augment | None, variables):
     """Shapes of the metrics of a training step."""
     if task.step is not None:
         batch = jax.eval_shape(lambda: dataset.train.batch(dataset.train.fetch(0), 0))

@@ -17,6 +17,7 @@ import pathlib
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.replacing import replaced
 
 
 class RunFolder:
@@ -88,9 +89,9 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a") as file:
             os.fsync(file.fileno())
 
-    def history(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every line that has this metric."""
-        return [(line["step"], line[name]) for line in self.lines if name in line]
+    def history(self, name: str) -> list[float]:
+        """The values of this metric, in the order of the steps."""
+        return [line[name] for line in self.lines if name in line]
 
 
 def to_json(value, **options) -> str:
@@ -128,9 +129,5 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replaces a file by another in one move, so that a kill leaves the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text)

@@ -20,7 +20,7 @@ def check(temperature: float, top_k: int, top_p: float) -> None:
 
 
 def restricted(logits, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
-    """Logits [V] to sample from: divided by `temperature`, and -inf for what is not to come.
+    """Logits [V] to sample from: divided by `temperature`, and -inf for excluded tokens.
 
     Args:
       temperature: 0 leaves only the likeliest token (the first of equals).

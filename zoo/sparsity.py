@@ -10,7 +10,6 @@ The matrix products are still dense: what is saved are parameters, and the opera
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 
 from zoo import rules
 from zoo.errors import UserError, lookup
+from zoo.options import is_number
 
 Masks = Mapping[str, np.ndarray]  # path of a parameter -> bool of its shape, True where there is a connection
 
@@ -66,7 +66,7 @@ def make(densities: Sequence, kind: str, params, seed: int) -> Masks:
     chosen = rules.assign(densities, params, default=1, setting="regularize.sparsity")
     masks, leaves = {}, rules.flatten(params)
     for path, density in zip(leaves, jax.tree.leaves(chosen, is_leaf=lambda x: x is None), strict=True):
-        if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
+        if not is_number(density) or not 0 < density <= 1:
             raise UserError(
                 f"regularize.sparsity: the density of {path} is {density!r}; it must be more than 0 and at most 1: at "
                 "least one connection per unit"

@@ -71,7 +71,7 @@ def make_train_step(
     total_steps: int,
     project: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, Window, Any, jax.Array], tuple[TrainState, Window]]:
-    """(state, window, fetched, seed, lr_scale=None) -> (state, window), to be compiled.
+    """(state, window, fetched, seed, lr_scale=1.0) -> (state, window), to be compiled.
 
     `fetched` is what `dataset.train.fetch(step)` gave for this step; `seed` is a uint32 scalar; `lr_scale`, a float32
     scalar, multiplies the schedule's rate (zoo.plateau); `project` constrains the parameters after each
@@ -79,19 +79,17 @@ def make_train_step(
     """
     tx = optax.with_extra_args_support(tx)
 
-    def rate(step, lr_scale):
-        return schedule(step) if lr_scale is None else schedule(step) * lr_scale
-
-    def train_step(state: TrainState, window: Window, fetched, seed, lr_scale=None):
+    def train_step(state: TrainState, window: Window, fetched, seed, lr_scale=1.0):
         step = state.step
+        lr = schedule(step) * lr_scale
         batch = dataset.train.batch(fetched, step)
         if augment is not None:
             batch = augment(rng.key(seed, "augment", step), batch)
         batch = dataset.preprocess(batch)
 
         if task.step is not None:
-            params, metrics = task.step(state.params, batch, rng.key(seed, "model", step), rate(step, lr_scale))
-            return _own_step(state, window, params, metrics, rate(step, lr_scale), log_every)
+            params, metrics = task.step(state.params, batch, rng.key(seed, "model", step), lr)
+            return _after_custom_step(state, window, params, metrics, lr, log_every)
 
         def loss_fn(params):
             return task.loss(params, state.model_state, batch, rng.key(seed, "model", step), train=True)
@@ -125,7 +123,7 @@ def make_train_step(
                 lambda: global_norm(updates) / (global_norm(params) + 1e-12),
                 lambda: window.update_ratio,
             ),
-            jnp.asarray(rate(step, lr_scale), jnp.float32),
+            jnp.asarray(lr, jnp.float32),
             jnp.where(newly_bad, step, window.bad_step),
             jnp.where(newly_bad, bad_leaf, window.bad_leaf),
         )
@@ -134,8 +132,8 @@ def make_train_step(
     return train_step
 
 
-def _own_step(state: TrainState, window: Window, params, metrics: Metrics, lr, log_every: int):
-    """The end of a step of a task that brings its own: there are no gradients to look at, only the loss."""
+def _after_custom_step(state: TrainState, window: Window, params, metrics: Metrics, lr, log_every: int):
+    """State and window after a step of a task that updates the parameters itself: only the loss can be checked."""
     step = state.step
     newly_bad = (window.bad_step < 0) & ~jnp.isfinite(metrics["loss"][0])
     window = window._replace(
@@ -147,12 +145,12 @@ def _own_step(state: TrainState, window: Window, params, metrics: Metrics, lr, l
 
 
 def repeated(train_step: Callable) -> Callable[..., tuple[TrainState, Window]]:
-    """(state, window, fetched, seed, count, lr_scale=None) -> (state, window): `count` steps in one compiled loop.
+    """(state, window, fetched, seed, count, lr_scale=1.0) -> (state, window): `count` steps in one compiled loop.
 
     One program for every count (int32 scalar), so that the calls before a log line or a checkpoint may be shorter.
     """
 
-    def train_steps(state: TrainState, window: Window, fetched, seed, count, lr_scale=None):
+    def train_steps(state: TrainState, window: Window, fetched, seed, count, lr_scale=1.0):
         def body(_, carry):
             return train_step(*carry, fetched, seed, lr_scale)
 

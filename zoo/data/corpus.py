@@ -24,7 +24,7 @@ from zoo.types import Dataset, Feed
 WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 BREAK = -1  # stands in `Corpus.token` between two sentences: no window reaches over it
 UNKNOWN = "<unk>"
-MORE = ""  # stands behind the words of a piece of a sentence that goes on
+CONTINUED = ""  # the last item of a piece of a sentence that continues in the next piece
 PIECE = 2**16  # bytes of a line that are read at once
 IN_MEMORY, CHUNK = 2**26, 2**18  # words that are kept in memory (256 MB), and those of a longer text at a time
 MARGIN = 512  # empty places on both sides of the words of a step: room for a window and for the last block
@@ -42,7 +42,7 @@ class Corpus(NamedTuple):
 def sentences(path: pathlib.Path) -> Iterator[list[str]]:
     """The words of each line of a text file (.txt, .xz or .gz), or of all text files of a folder in order of name.
 
-    A line of more than PIECE bytes, as the one of text8, comes in several lists; all but the last end in MORE.
+    A line of more than PIECE bytes, as the one of text8, comes in several lists; all but the last end in CONTINUED.
 
     Raises:
       UserError: no such file, or bytes that are not UTF-8 (with their offset in the unpacked text).
@@ -64,7 +64,7 @@ def sentences(path: pathlib.Path) -> Iterator[list[str]]:
                 cut = len(line) if ends else line.rfind(b" ") + 1  # no word goes over a space
                 found = WORD.findall(line[:cut].decode("utf-8").lower())
                 if found or (begun and ends):
-                    yield found if ends else [*found, MORE]
+                    yield found if ends else [*found, CONTINUED]
                 begun = not ends and (begun or bool(found))
                 offset, line = offset + cut, line[cut:]
     except UnicodeDecodeError as error:
@@ -80,7 +80,7 @@ def encode(texts: Iterable[list[str]], *, min_count: int = 1, vocab_size: int = 
     which 150,000 are different, take 82 MB at the most (as lists 1.4 GB, in the same time).
 
     Args:
-      texts: the words of each sentence, or of its pieces, all but the last of which end in MORE.
+      texts: the words of each sentence, or of its pieces, all but the last of which end in CONTINUED.
       min_count: words that are rarer than this are left out, and their neighbours become neighbours.
       vocab_size: with a number, the vocabulary is the `vocab_size` - 1 most frequent words and UNKNOWN, which takes
         the place of all others.
@@ -125,7 +125,7 @@ def _numbered(texts: Iterable[list[str]], what: str) -> tuple[list[str], np.ndar
     try:
         with tempfile.TemporaryFile() as file:  # without a name: it is gone when nothing maps it any more
             for sentence in texts:
-                goes_on = sentence[-1:] == [MORE]
+                goes_on = sentence[-1:] == [CONTINUED]
                 token.extend([numbers.setdefault(word, len(numbers)) for word in sentence[: len(sentence) - goes_on]])
                 if not goes_on:
                     token.append(BREAK)

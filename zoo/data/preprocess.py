@@ -24,6 +24,7 @@ import numpy as np
 
 from zoo.data import columns, whitening
 from zoo.errors import UserError, lookup
+from zoo.replacing import replaced
 from zoo.types import Batch, Source
 
 Statistics = dict[str, np.ndarray]
@@ -286,12 +287,8 @@ def fits(statistics: Statistics | None, options: Mapping[str, Any]) -> bool:
 
 def save(folder: pathlib.Path, statistics: Statistics) -> None:
     """Writes `preprocess.npz` of a run folder, whole or not at all."""
-    temporary = folder / f".{FILE}.tmp"
-    with open(temporary, "wb") as file:
+    with replaced(folder / FILE) as temporary, open(temporary, "wb") as file:
         np.savez(file, **statistics)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
 
 
 def load(folder: str | os.PathLike) -> Statistics | None:

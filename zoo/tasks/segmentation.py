@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from zoo import losses, segmentation_losses
 from zoo.errors import UserError, lookup
 from zoo.metrics import class_words
-from zoo.options import check_rate
+from zoo.options import check_rate, is_number
 from zoo.tasks.supervised import apply_model, fitting, init_model
 from zoo.types import Task
 
@@ -221,7 +221,7 @@ def _parts(loss) -> dict[str, float]:
     parts = {loss: 1.0} if isinstance(loss, str) else dict(loss.items()) if hasattr(loss, "items") else {}
     for name, factor in parts.items():
         lookup("segmentation loss", name, PIXEL_LOSSES | REGION_LOSSES)
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        if not is_number(factor) or not 0 < factor < math.inf:
             raise UserError(f"task segmentation: the weight of loss {name!r} is {factor!r}; it must be above 0")
     if not parts:
         raise UserError(

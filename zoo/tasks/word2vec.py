@@ -19,7 +19,7 @@ from zoo.models.word2vec import CBOW, SkipGram
 from zoo.tasks.supervised import masked_mean, masked_sum
 from zoo.types import Task
 
-AT = {"mode": "promise_in_bounds"}
+IN_BOUNDS = {"mode": "promise_in_bounds"}
 
 
 class Block(NamedTuple):
@@ -177,9 +177,9 @@ def skip_gram(objective: Callable) -> Callable:
         table, output = tables
         size, window = block.near.shape[0], block.near.shape[1] // 2
         center = block.token[window : window + size]
-        hidden = table.at[center].get(**AT)
+        hidden = table.at[center].get(**IN_BOUNDS)
         gradient, output, loss = objective(output, hidden, block.token, block.near, key, lr)
-        return (table.at[center].add(-lr * gradient, **AT), output), loss, jnp.sum(block.near)
+        return (table.at[center].add(-lr * gradient, **IN_BOUNDS), output), loss, jnp.sum(block.near)
 
     return update
 
@@ -193,10 +193,10 @@ def cbow(combine: str) -> Callable[[Callable], Callable]:
             size, window = block.near.shape[0], block.near.shape[1] // 2
             count = jnp.sum(block.near, 1)
             share = block.near / jnp.maximum(count, 1)[:, None] if combine == "mean" else block.near
-            hidden = _gather_near(share, table.at[block.token].get(**AT))
+            hidden = _gather_near(share, table.at[block.token].get(**IN_BOUNDS))
             center, real = block.token[window : window + size], (count > 0).astype(jnp.float32)[:, None]
             gradient, output, loss = objective(output, hidden, center, real, key, lr)
-            table = table.at[block.token].add(-lr * _spread(block.near, gradient), **AT)
+            table = table.at[block.token].add(-lr * _spread(block.near, gradient), **IN_BOUNDS)
             return (table, output), loss, jnp.sum(real)
 
         return update
@@ -217,7 +217,7 @@ def negative_sampling(counts, *, negatives: int = 5, power: float = 0.75, shared
     def objective(output, hidden, target, weight, key, lr):
         drawn = jnp.searchsorted(cdf, jax.random.uniform(key, (shared,)), method="scan_unrolled")
         drawn = jnp.minimum(drawn, len(cdf) - 1).astype(jnp.int32)
-        rows, noise = output.at[target].get(**AT), output.at[drawn].get(**AT)
+        rows, noise = output.at[target].get(**IN_BOUNDS), output.at[drawn].get(**IN_BOUNDS)
         shifts = _shifts(rows, len(hidden)) if len(target) > len(hidden) else [rows]
         positive = jnp.stack([_dots(hidden, shift) for shift in shifts], 1)
         # The barriers keep XLA from computing the products anew in each use: 20 % faster.
@@ -234,7 +234,7 @@ def negative_sampling(counts, *, negatives: int = 5, power: float = 0.75, shared
         gradient = sum(pull[:, k : k + 1] * shift for k, shift in enumerate(shifts)) + push @ noise
         pulled = _spread(pull, hidden) if len(shifts) > 1 else pull * hidden
         change = jnp.concatenate([pulled, push.T @ hidden])
-        output = output.at[jnp.concatenate([target, drawn])].add(-lr * change, **AT)
+        output = output.at[jnp.concatenate([target, drawn])].add(-lr * change, **IN_BOUNDS)
         return gradient, output, jnp.sum(weight * loss_positive) + jnp.sum(share[:, 0] * loss_negative)
 
     return objective
@@ -253,7 +253,7 @@ def hierarchical_softmax(counts) -> Callable:
 
     def objective(output, hidden, target, weight, key, lr):
         nodes, sign = points[target], signs[target]
-        rows = output.at[nodes].get(**AT)
+        rows = output.at[nodes].get(**IN_BOUNDS)
 
         def loss_of(hidden, rows):
             if len(target) > len(hidden):
@@ -264,7 +264,7 @@ def hierarchical_softmax(counts) -> Callable:
             return jnp.sum(weight * jnp.sum(jnp.abs(side) * jax.nn.softplus(-side * scores), -1))
 
         loss, (gradient, change) = jax.value_and_grad(loss_of, argnums=(0, 1))(hidden, rows)
-        return gradient, output.at[nodes].add(-lr * change, **AT), loss
+        return gradient, output.at[nodes].add(-lr * change, **IN_BOUNDS), loss
 
     return objective
 

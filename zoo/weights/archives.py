@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.weights.replacing import replaced
+from zoo.replacing import replaced
 
 SPARE = 2**26  # a compressed archive may grow to this many bytes, or to 4 times its size
 

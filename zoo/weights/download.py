@@ -11,7 +11,7 @@ import urllib.request
 
 from zoo import compilation
 from zoo.errors import UserError
-from zoo.weights.replacing import replaced
+from zoo.replacing import replaced
 
 TIMEOUT = 60  # seconds without a byte
 

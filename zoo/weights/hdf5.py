@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.weights.replacing import replaced
+from zoo.replacing import replaced
 
 SPARE = 2**26  # bytes that compressed data sets may grow to, or 4 times the file
 

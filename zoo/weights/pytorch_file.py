@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from zoo.replacing import replaced
 from zoo.weights.pytorch import STORAGES
-from zoo.weights.replacing import replaced
 
 
 def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Where a run starts when its folder has no checkpoint: weights given or imported, else fresh; then the first state."""
+"""The initial state of a run whose folder has no checkpoint, from weights given or imported, else from fresh ones."""
 
 import jax
 import numpy as np
@@ -22,15 +22,15 @@ def weights(run: Run, variables: Variables | None = None) -> Variables | None:
         words = run.dataset.meta.get("vocab")
         variables = load_weights(run.model, run.config.init_from, input=example, words=words, seed=run.config.seed)
     if variables is not None:
-        state, _ = run.shapes
-        if "carry" in state.model_state:  # where another run left off reading is no weight
-            carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.model_state["carry"])
+        expected, _ = run.shapes
+        if "carry" in expected.model_state:  # where another run left off reading is no weight
+            carry = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), expected.model_state["carry"])
             variables = {**variables, "carry": carry}
-        check_fit(variables, {"params": state.params, **state.model_state}, "the weights to start from")
+        check_fit(variables, {"params": expected.params, **expected.model_state}, "the weights to start from")
     return variables
 
 
-def first(run: Run, variables: Variables | None) -> tuple[TrainState, Window]:
+def state(run: Run, variables: Variables | None = None) -> tuple[TrainState, Window]:
     """The state before the first step, from these weights or fresh ones, and an empty window."""
     replicated = jax.tree.leaves(run.shapes)[0].sharding
     if variables is None:
