@@ -60,13 +60,13 @@ def load_weights(
 
 def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[str, Any]]:
     """(model, variables, metadata) of a file that `save_weights` wrote, or of a run folder: both say what they hold."""
-    said = metadata(source)
-    if not said:
+    info = metadata(source)
+    if not info:
         raise UserError(
             f"{source} is no run folder with a model.json, and has no header of this zoo; use load_weights(model, ...)"
         )
-    model = header.model_of(source, said)
-    return model, importing.fill(model, source, files.read(source), None, said["input_size"], 0).variables, said
+    model = header.model_of(source, info)
+    return model, importing.fill(model, source, files.read(source), None, info["input_size"], 0).variables, info
 
 
 def metadata(source: str | os.PathLike) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def import_weights(model: nn.Module, source, rules=None, *, input=None, words=No
     if "words" in weights.metadata:
         return vectors.fill(model, source, weights, words, input, seed)
     run = os.path.isdir(source)
-    if said := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
-        header.check_options(source, said, model)
-        header.check_vocabulary(source, said, words)
+    if info := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
+        header.check_options(source, info, model)
+        header.check_vocabulary(source, info, words)
     return importing.fill(model, source, weights, rules, input, seed)

@@ -63,15 +63,15 @@ def metadata(
 
 def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, str]:
     """The safetensors metadata (words only): everything is JSON under 'zoo'."""
-    says = semantics(model, given) | {"sha256": checksum(arrays)}
+    info = semantics(model, given) | {"sha256": checksum(arrays)}
     if any(path.startswith("batch_stats/") for path in arrays):
-        says["batch_norm"] = {
+        info["batch_norm"] = {
             "epsilon": getattr(model, "bn_eps", 1e-5),
             "momentum": 0.9,
         }  # flax's momentum, 1 - PyTorch's
     if any(array.ndim > 2 for path, array in arrays.items() if path.endswith("/kernel")):  # convolutions
-        says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
-    return {"format": "np", "zoo": json.dumps(says)}
+        info["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
+    return {"format": "np", "zoo": json.dumps(info)}
 
 
 def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def _plain(value):
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def check_vocabulary(source, says: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
+def check_vocabulary(source, info: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
     """Refuses a vocabulary that is not the one of the weights; where either is not known, there is none to refuse."""
-    saved = says.get("vocab")
+    saved = info.get("vocab")
     if saved is None or vocab is None or list(saved) == list(vocab):
         return
     at, (theirs, ours) = next(
@@ -138,32 +138,32 @@ def _fields(model: nn.Module) -> dict[str, Any]:
 def read(source, weights) -> dict[str, Any]:
     """What the header of a file says; refuses a file whose contents are not those that were saved."""
     try:
-        says = json.loads(weights.metadata["zoo"])
-        wanted = says["sha256"]
-        _ = says["model"], says["options"].items(), says["input_size"]
+        info = json.loads(weights.metadata["zoo"])
+        wanted = info["sha256"]
+        _ = info["model"], info["options"].items(), info["input_size"]
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{source} has no header of this zoo; use load_weights(model, ...)") from None
     if checksum(weights.tensors) != wanted:
         raise UserError(f"{source} is damaged: its checksum is not the one in its header")
-    return says
+    return info
 
 
-def model_of(source, says: Mapping[str, Any]) -> nn.Module:
+def model_of(source, info: Mapping[str, Any]) -> nn.Module:
     """The model that a header names."""
     try:
-        chosen = {k: _plain(v) for k, v in says["options"].items()}
-        return models.create_model(says["model"], **chosen)
+        chosen = {k: _plain(v) for k, v in info["options"].items()}
+        return models.create_model(info["model"], **chosen)
     except UserError as error:
         raise UserError(f"the header of {source}: {error}") from None
 
 
-def check_options(source, says: Mapping[str, Any], model: nn.Module) -> None:
+def check_options(source, info: Mapping[str, Any], model: nn.Module) -> None:
     """Refuses a model that computes another function with these weights than the one that they were saved from."""
-    saved = model_of(source, says)
+    saved = model_of(source, info)
     if hasattr(model, "make_encoder") and type(saved) is type(encoder := model.make_encoder(parent=None)):
         model = encoder  # which alone the weights are for
     if type(saved) is not type(model):
-        raise UserError(f"{source} holds a {type(saved).__name__} ({says['model']}), not a {type(model).__name__}")
+        raise UserError(f"{source} holds a {type(saved).__name__} ({info['model']}), not a {type(model).__name__}")
     for name, value in _fields(saved).items():
         if name not in FREE and _plain(getattr(model, name)) != _plain(value):
             raise UserError(f"{source} was saved with {name}={value!r}; the model has {getattr(model, name)!r}")

@@ -98,8 +98,8 @@ def from_run(source: str | pathlib.Path) -> Vectors:
     `zoo.save_weights`."""
     from zoo import weights  # which reads files of vectors with this module
 
-    _, variables, said = weights.load_model(source)
-    params, words = variables["params"], said.get("vocab") or ()
+    _, variables, info = weights.load_model(source)
+    params, words = variables["params"], info.get("vocab") or ()
     if {"input", "output"} - set(params):
         raise UserError(f"{source} is no run of word vectors: its parameters are {', '.join(params)}")
     if len(words) != len(params["input"]):
