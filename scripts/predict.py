@@ -68,7 +68,7 @@ def main(overrides, arguments):
 
 
 def given() -> dict[str, Any]:
-    """What the flags say of the input, by the names of zoo.weights.header.metadata."""
+    """What the flags say of the input, by the names of zoo.weights.header.Metadata."""
     info = {}
     for name, kind in (("input_size", int), ("mean", float), ("std", float), ("class_names", str)):
         if FLAGS[name].value is not None:

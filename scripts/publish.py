@@ -54,7 +54,7 @@ def main(overrides, arguments):
     source, out = pathlib.Path(arguments[0]), pathlib.Path(FLAGS.out)
     report = read_report(source) if source.is_dir() else None
     model, variables, info = zoo.load_model(source)
-    about = {key: value for key in header.metadata.__kwdefaults__ if (value := info.get(key)) is not None}
+    about = {key: value for key in header.Metadata._fields if (value := info.get(key)) is not None}
     if FLAGS.licence:
         about["licence"] = FLAGS.licence
     try:
@@ -85,7 +85,7 @@ def card(title: str, info: dict, variables: dict, report: dict | None) -> str:
         front += index(title, info, report["metrics"]["test"])
     options = ", ".join(f"{k}={v!r}" for k, v in info["options"].items())
     parts = [f"## Model\n\n`zoo.create_model({', '.join(filter(None, [repr(info['model']), options]))})`"]
-    facts = {key: info[key] for key in header.metadata.__kwdefaults__ if info.get(key) is not None}
+    facts = {key: info[key] for key in header.Metadata._fields if info.get(key) is not None}
     parts.append("| of the input and the weights | |\n|---|---|\n" + rows(facts))
     if report:
         table = "".join(

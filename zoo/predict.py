@@ -1,7 +1,7 @@
 """Prediction from files as they are, with weights that know what they mean.
 
 Size, crop, channel order, mean and standard deviation, vocabulary and the names of classes are those in the header of
-the weights, or in `model.json` of a run folder (zoo.weights.header.metadata lists them all).
+the weights, or in `model.json` of a run folder (zoo.weights.header.Metadata lists them all).
 """
 
 import pathlib
@@ -34,7 +34,7 @@ class Predictor(NamedTuple):
     name: str  # where the weights come from, for error lines
     model: nn.Module
     variables: Variables
-    info: Mapping[str, Any]  # the names of zoo.weights.header.metadata, all of them; None: unknown
+    info: Mapping[str, Any]  # the names of zoo.weights.header.Metadata, all of them; None: unknown
     apply: Callable  # batch of raw inputs -> outputs float32, compiled
     statistics: preprocess.Statistics | None = None  # of the training rows, if a run kept them
 
@@ -50,14 +50,14 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Args:
       source: the file or folder.
       model, model_options: for `create_model`, where the weights do not say which model they are of.
-      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.metadata.
+      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.Metadata.
 
     Raises:
       UserError: something that is needed is not known, or does not fit.
     """
-    options.check("prediction", header.metadata, given)
+    options.check("prediction", header.Metadata, given)
     known = weights.metadata(source)
-    info = {name: known.get(name) for name in header.metadata.__kwdefaults__} | given
+    info = {name: known.get(name) for name in header.Metadata._fields} | given
     if info["task"] not in (None, *TASKS):
         raise UserError(f"{source} is for the task {info['task']}; prediction is for {', '.join(TASKS)}")
     if model is not None:

@@ -25,7 +25,7 @@ CHANNEL_ORDERS = {1: "L", 3: "RGB"}
 
 def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     """The content of `model.json`."""
-    meta, names = dataset.meta, header.metadata.__kwdefaults__
+    meta, names = dataset.meta, header.Metadata._fields
     info = {name: meta[name] for name in names if meta.get(name) is not None} | {"task": config.task.name}
     if config.task.get("temperature", 1.0) != 1 and config.task.name == "classification":
         info["temperature"] = config.task.temperature

@@ -70,7 +70,7 @@ def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[st
 
 
 def metadata(source: str | os.PathLike) -> dict[str, Any]:
-    """What a file of `save_weights` or a run folder says of its weights (see `header.metadata`), or {}."""
+    """What a file of `save_weights` or a run folder says of its weights (see `header.Metadata`), or {}."""
     if os.path.isdir(source):
         return read_json(pathlib.Path(source, "model.json")) or {}
     weights = files.read(source)
@@ -97,7 +97,7 @@ def save_weights(
       layout: whose names: 'zoo', or one of `zoo.weights.export.LAYOUTS`, such as 'torchvision', which
         `load_state_dict(..., strict=True)` takes.
       input: [H, W, C] of the images that an MLP flattens, where its layout is PyTorch's, which flattens [C, H, W].
-      **metadata: of layout 'zoo', names and types of `zoo.weights.header.metadata`: input_size, mean, std,
+      **metadata: of layout 'zoo', names and types of `zoo.weights.header.Metadata`: input_size, mean, std,
         channel_order, crop, interpolation, class_names, source, source_sha256, licence.
 
     Raises:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -21,44 +21,27 @@ FREE = (
 )  # fmt: skip
 
 
-def metadata(
-    *,
-    input_size: Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    channel_order: str | None = None,
-    crop: float | None = None,
-    interpolation: str | None = None,
-    class_names: Sequence[str] | None = None,
-    task: str | None = None,
-    feature_names: Sequence[str] | None = None,
-    vocab: Sequence[str] | None = None,
-    tokens: str | None = None,
-    temperature: float | None = None,
-    target_mean: float | Sequence[float] | None = None,
-    target_std: float | Sequence[float] | None = None,
-    target_link: str | None = None,
-    source: str | None = None,
-    source_sha256: str | None = None,
-    licence: str | None = None,
-) -> None:
-    """What may be said of weights beside the model.
+class Metadata(NamedTuple):
+    """What may be said of weights beside the model; None: unknown."""
 
-    Args:
-      input_size: of one example, (height, width, channels), (features,) or (tokens,).
-      mean, std: per channel, of images in 0..1, or per feature: the input is (image - mean) / std.
-      channel_order: 'RGB', 'BGR' or 'L' (grey).
-      crop: part of the shorter side that an evaluation keeps, such as 0.875.
-      interpolation: of resizing, such as 'bilinear'.
-      class_names: in the order of the logits.
-      task: what the outputs are: 'classification', 'segmentation', 'regression', ...
-      feature_names: in the order of the inputs.
-      vocab, tokens: of inputs that are text: the token of each id, and whether these are 'words' or 'characters'.
-      temperature: of classification: the probabilities are softmax(output / temperature); None: 1.
-      target_mean, target_std: of regression: the prediction is output * target_std + target_mean.
-      target_link: 'log' where it is exp(output) * target_mean, a rate (Poisson).
-      source, source_sha256, licence: where the weights come from, the hash of that file, and its terms.
-    """
+    input_size: Sequence[int] | None = None  # of one example, (height, width, channels), (features,) or (tokens,)
+    mean: Sequence[float] | None = None  # per channel, of images in 0..1, or per feature: the input is (x - mean) / std
+    std: Sequence[float] | None = None
+    channel_order: str | None = None  # 'RGB', 'BGR' or 'L' (grey)
+    crop: float | None = None  # part of the shorter side that an evaluation keeps, such as 0.875
+    interpolation: str | None = None  # of resizing, such as 'bilinear'
+    class_names: Sequence[str] | None = None  # in the order of the logits
+    task: str | None = None  # what the outputs are: 'classification', 'segmentation', 'regression', ...
+    feature_names: Sequence[str] | None = None  # in the order of the inputs
+    vocab: Sequence[str] | None = None  # of inputs that are text: the token of each id
+    tokens: str | None = None  # what these are: 'words' or 'characters'
+    temperature: float | None = None  # the probabilities of classification are softmax(output / temperature); None: 1
+    target_mean: float | Sequence[float] | None = None  # a regression predicts output * target_std + target_mean
+    target_std: float | Sequence[float] | None = None
+    target_link: str | None = None  # 'log' where it is exp(output) * target_mean, a rate (Poisson)
+    source: str | None = None  # where the weights come from
+    source_sha256: str | None = None  # the hash of that file
+    licence: str | None = None  # its terms
 
 
 def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, str]:
@@ -75,13 +58,13 @@ def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[
 
 
 def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What weights of this model mean: its name and options, and `given` of `metadata`, whose other names are None."""
+    """What weights of this model mean: its name and options, and `given` of `Metadata`, whose other names are None."""
     given = {name: _plain(value) for name, value in given.items()}
-    options.check("save_weights", metadata, given)
+    options.check("save_weights", Metadata, given)
     if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
         raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
     name, chosen = identify(model)
-    return {"model": name, "options": chosen, **dict.fromkeys(metadata.__kwdefaults__), **given}
+    return {"model": name, "options": chosen, **dict.fromkeys(Metadata._fields), **given}
 
 
 def _plain(value):
