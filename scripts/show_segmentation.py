@@ -37,7 +37,7 @@ def main(overrides):
         raise UserError(f"{FLAGS.config} is no recipe of segmentation, but of {run.config.task.name}")
     variables = jax.device_put(load_variables(workdir))
     state = {k: v for k, v in variables.items() if k != "params"}
-    predict = jax.jit(lambda batch: run.task.rows(variables["params"], state, run.dataset.preprocess(batch))[0])
+    predict = jax.jit(lambda batch: run.task.predict(variables["params"], state, run.dataset.preprocess(batch))[0])
     split = next(name for name in ("test", "validation", "train") if name in run.dataset.meta["splits"])
 
     rows = []

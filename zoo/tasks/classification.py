@@ -113,11 +113,11 @@ def make(
             sums[f"top{k}_accuracy"] = masked_sum(jnp.any(found, -1), mask)
         return masked_mean(each, mask), (model_state, sums)
 
-    def rows(params, model_state, batch):
+    def predict(params, model_state, batch):
         logits, _ = logits_of(params, model_state, batch, None, train=False)
         return logits, batch["label"]
 
-    return Task(init_model(model), loss_fn, rows=rows, scores=_scores(metrics, meta, coverage_threshold))
+    return Task(init_model(model), loss_fn, predict=predict, scores=_scores(metrics, meta, coverage_threshold))
 
 
 def _loss(name: str, outputs: int, options: Mapping):
