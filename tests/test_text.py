@@ -263,7 +263,7 @@ def test_difficulty_in_the_name(monkeypatch):
     for name, line in (
         ("morse?nosie=4", "data set 'morse' has no option 'nosie'; did you mean 'noise'?"),
         ("morse?rows=4", "data set 'morse' has no option 'rows'"),
-        ("morse?noise", "'noise' must be <option>=<value>, and each option comes once"),
+        ("morse?noise", "'noise' must be <option>=<value>, and an option may be given only once"),
         ("morse?noise=1&noise=2", "'noise=2' must be <option>=<value>"),
         ("morse?noise=much", "noise is 'much'; it must be a number"),
         ("morse?noise=nan", "morse: noise is nan; it must be in 0..1000"),

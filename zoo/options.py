@@ -53,7 +53,7 @@ def from_query(what: str, fn: Callable, query: str) -> dict[str, Any]:
     for part in query.split("&") if query else []:
         key, equals, value = part.partition("=")
         if not equals or key in options:
-            raise UserError(f"{what}: {part!r} must be <option>=<value>, and each option comes once")
+            raise UserError(f"{what}: {part!r} must be <option>=<value>, and an option may be given only once")
         if key not in kinds:
             raise UserError(f"{what} has no option {key!r}{did_you_mean(key, kinds)}")
         read, right = WRITTEN[kinds[key]]
@@ -76,6 +76,21 @@ def check_rate(what: str, **rates: float) -> None:
     for key, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{what}: {key} is {rate}; it must be in [0, 1)")
+
+
+def check_least(what: str, model, **least: int) -> None:
+    """Refuses options of a model that are below the least that they may be; one that is None is not judged."""
+    for key, smallest in least.items():
+        if (value := getattr(model, key)) is not None and value < smallest:
+            raise UserError(f"{what}: {key} is {value}; it must be at least {smallest}")
+
+
+def check_choices(what: str, model, **choices: Sequence[str]) -> None:
+    """Refuses options of a model that are none of their choices, of which there are two at least."""
+    for key, known in choices.items():
+        if (value := getattr(model, key)) not in known:
+            *first, last = map(repr, known)
+            raise UserError(f"{what}: {key} is {value!r}; it must be {', '.join(first)} or {last}")
 
 
 def _fits(value, kind) -> bool:
