@@ -25,7 +25,7 @@ def load(source: str):
     """(model, params, vocabulary) of a run folder or a file."""
     model, variables, info = zoo.load_model(source)
     if info.get("task") != "language_model":
-        raise UserError(f"{source} was trained for {info.get('task')}; only a language_model writes")
+        raise UserError(f"{source} was trained for {info.get('task')}; only a language_model generates text")
     if not info.get("vocab"):
         raise UserError(f"{source} does not say its vocabulary; train it again")
     return model, variables["params"], info["vocab"]

@@ -165,13 +165,13 @@ def test_wrong_folders(tmp_path):
     assert refused(photos) == f"{photos} has a folder 'val', but none called 'train'"
     (photos / "ants").rename(photos / "extra")
     save(photos / "train" / "ants" / "1.png", noise(0, 4, 4))
-    assert refused(photos).startswith(f"{photos}/extra lies beside train/, and is no split")
+    assert refused(photos).startswith(f"{photos}/extra lies beside train/, and is not a split")
     (photos / "extra").rename(photos / "validation")
     assert refused(photos) == f"{photos} has both val/ and validation/; only one can be the validation split"
     (photos / "validation" / "1.png").unlink()
     (photos / "validation").rmdir()
     save(photos / "val" / "ant" / "1.png", noise(0, 4, 4))
-    assert refused(photos) == f"{photos}/val/ant is no class of {photos}/train; did you mean 'ants'?"
+    assert refused(photos) == f"{photos}/val/ant is not a class of {photos}/train; did you mean 'ants'?"
 
 
 def test_names(tmp_path, monkeypatch):

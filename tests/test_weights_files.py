@@ -182,8 +182,8 @@ def test_a_whole_pickled_model_is_refused(read):
     [
         (lambda a: make.Tensor(a, shape=(10**12,), strides=(0,)), "does not fit a storage of 24"),  # 4 TB of zeros
         (lambda a: make.Tensor(a, shape=(4, 6), strides=(6, 1), offset=1), "does not fit"),
-        (lambda a: make.Tensor(a, shape=(4, 6), strides=(-6, 1)), "is no tensor"),
-        (lambda a: make.Tensor(a, shape=(4, 2.5), strides=(6, 1)), "is no tensor"),
+        (lambda a: make.Tensor(a, shape=(4, 6), strides=(-6, 1)), "is not a tensor"),
+        (lambda a: make.Tensor(a, shape=(4, 2.5), strides=(6, 1)), "is not a tensor"),
     ],
 )
 def test_tensors_beyond_their_storage(read, tensor, line):

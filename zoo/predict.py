@@ -1,7 +1,7 @@
-"""Prediction from files as they are, with weights that know what they mean.
+"""Prediction from raw files (images, tables, texts), preprocessed as in training.
 
-Size, crop, channel order, mean and standard deviation, vocabulary and the names of classes are those in the header of
-the weights, or in `model.json` of a run folder (zoo.weights.header.Metadata lists them all).
+Input size, crop, channel order, mean, vocabulary and class names come from the header of the weights, or from
+`model.json` of a run folder (zoo.weights.header.Metadata lists them all).
 """
 
 import pathlib
@@ -50,7 +50,7 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Args:
       source: the file or folder.
       model, model_options: for `create_model`, where the weights do not say which model they are of.
-      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.Metadata.
+      **given: metadata that the weights lack or have wrong; see zoo.weights.header.Metadata.
 
     Raises:
       UserError: something that is needed is not known, or does not fit.
@@ -69,14 +69,14 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     elif known:
         module, variables, _ = weights.load_model(source)
     else:
-        raise UserError(f"{source} does not say which model it is of; name it, with what it is to be fed with")
+        raise UserError(f"{source} does not say which model it is; give the model, input_size, mean and std")
     outputs, names = getattr(module, "num_classes", None), info["class_names"]
     if names and outputs and len(names) != outputs and (len(names), outputs) != (2, 1):
         raise UserError(f"{source}: {len(names)} class names for {outputs} outputs")
     statistics = preprocess.load(source) if not given.keys() & {"mean", "std"} else None
     needed = ("input_size",) if info["vocab"] or statistics else ("input_size", "mean", "std")
     if missing := [name for name in needed if not info[name]]:
-        raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
+        raise UserError(f"{source} does not say the {', '.join(missing)} of its input; give them")
     if statistics and "image_shape" in statistics:  # the model sees features of them
         info["input_size"] = statistics["image_shape"].tolist()
         if list(given.get("input_size", info["input_size"])) != info["input_size"]:
@@ -191,8 +191,8 @@ def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classi
     """uint8 [H, W, C], of the size that the model was trained with; for segmentation, as large as the file's.
 
     Raises:
-      UserError: a file that is no image, or of another number of channels. Grey becomes colour, and colour grey where
-        its channels are equal.
+      UserError: a file that is not an image, or of another number of channels. Grey becomes colour, and colour grey
+        where its channels are equal.
     """
     height, width, channels = info["input_size"]
     resample = lookup("interpolation", info["interpolation"] or "bilinear", INTERPOLATIONS)
@@ -200,7 +200,7 @@ def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classi
         with Image.open(path) as file:
             picture = folder.grey_or_rgb(file)
     except Exception as error:  # anything: Pillow's readers raise errors of all kinds
-        raise UserError(f"{path} is no image: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UserError(f"{path} is not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
         if height == width:
             picture = folder.middle_square(picture, width, resample, info["crop"] or 1.0)
@@ -252,5 +252,7 @@ def table(path: str, info: Mapping[str, Any], statistics: preprocess.Statistics 
     rows = np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1)
     if "fill" not in kept and np.isnan(rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]
-        raise UserError(f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing, as it never was in training")
+        raise UserError(
+            f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing; the training data had no missing values"
+        )
     return dict(zip(found.lines, rows, strict=True))

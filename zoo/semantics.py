@@ -1,6 +1,7 @@
 """What the weights of a run mean: the model, what it is to be fed with, and what comes out (`model.json`).
 
-The same names as in the header of a file of weights (zoo.weights.header), so that both can be used without being told.
+The same names as in the header of a file of weights (zoo.weights.header), so that both can be used without further
+options.
 """
 
 import os

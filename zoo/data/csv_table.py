@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 def parse(rest: str) -> tuple[str, dict[str, str]]:
-    """(path, options) of what stands behind `csv:`.
+    """(path, options) of what follows `csv:`.
 
     Raises:
       UserError: an option that does not exist, is given twice or has no value, or no target.

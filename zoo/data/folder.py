@@ -28,7 +28,7 @@ Path = pathlib.Path
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}  # ours -> folders
 IMAGES, LABELS = ("image", "images"), ("label", "labels", "mask", "masks")
 IGNORE = 255
-MOST_GREYS = 32  # more different values in label images are the marks of a lossy format, no classes
+MOST_GREYS = 32  # label images with more distinct values were probably saved in a lossy format
 
 
 class Row(NamedTuple):
@@ -121,7 +121,7 @@ def _splits(root: Path) -> dict[str, Path]:
         return {"train": root}
     for name in names:
         if name not in known:
-            raise UserError(f"{root / name} lies beside train/, and is no split{did_you_mean(name, known)}")
+            raise UserError(f"{root / name} lies beside train/, and is not a split{did_you_mean(name, known)}")
     folders = {}
     for split, customary in SPLITS.items():
         found = [name for name in customary if name in names]
@@ -141,7 +141,7 @@ def _class_rows(folders: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str,
     for split, folder in folders.items():
         for name in _folders(folder):
             if name not in names:
-                raise UserError(f"{folder / name} is no class of {folders['train']}{did_you_mean(name, names)}")
+                raise UserError(f"{folder / name} is not a class of {folders['train']}{did_you_mean(name, names)}")
         rows[split] = [Row(file, i) for i, name in enumerate(names) for file in files_in(folder / name, "**/*")]
     return names, rows
 

@@ -2,7 +2,7 @@
 
 Source: Mikolov et al. 2013a, "Efficient estimation of word representations in vector space" (arXiv:1301.3781), with
 the initial values of the released code: input vectors uniform in +-0.5 / features, output vectors 0. The recipes
-`skipgram` and `cbow` tell what they reach; how they learn is `zoo.tasks.word2vec`.
+`skipgram` and `cbow` report their results; training is in `zoo.tasks.word2vec`.
 """
 
 import flax.linen as nn

@@ -81,7 +81,7 @@ def make(
         raise UserError(f"task classification: temperature is {temperature}; it must be above 0")
     if teacher_share == 1 and (label_smoothing or weights is not None):
         what = "label_smoothing" if label_smoothing else "class_weights"
-        raise UserError(f"task classification: {what} is of the labels, and teacher_share is 1: they do not count")
+        raise UserError(f"task classification: {what} has no effect with teacher_share=1, which ignores the labels")
     taught = _taught(teacher, teacher_share, teacher_temperature, outputs, meta)
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")

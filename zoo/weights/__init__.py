@@ -32,7 +32,7 @@ def load_weights(
     words: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Variables:
-    """The variables of `model` from a file of weights, complete or refused; every adaptation is told in a line.
+    """The variables of `model` from a file of weights, complete or refused; every adaptation is printed.
 
     Adapted are: another number of classes, by a new head; a stem kernel for 3 channels, summed for 1, repeated and
     scaled by 3 / n for n; 16-bit and float64 sources, to float32; a residual network's file for a `unet_resnet*`, whose
@@ -40,7 +40,7 @@ def load_weights(
 
     Args:
       model: a module of the zoo.
-      source: safetensors, PyTorch, npz, Keras or word vectors (told by the bytes); a run folder;
+      source: safetensors, PyTorch, npz, Keras or word vectors (detected from the bytes); a run folder;
         hf:owner/repo[/file][@revision]; https://...#sha256=<64 hex digits>.
       rules: your own, (regex on our path, a name or names in the file, function) each; default: the table that fits.
       input: shape of one example, such as (32, 32, 3), or a batch (its shape and dtype are used); default: what the
@@ -63,7 +63,8 @@ def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[st
     info = metadata(source)
     if not info:
         raise UserError(
-            f"{source} is no run folder with a model.json, and has no header of this zoo; use load_weights(model, ...)"
+            f"{source} is not a run folder with a model.json, and has no header of this zoo; use "
+            "load_weights(model, ...)"
         )
     model = header.model_of(source, info)
     return model, importing.fill(model, source, files.read(source), None, info["input_size"], 0).variables, info

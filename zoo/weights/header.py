@@ -1,4 +1,4 @@
-"""The header of our safetensors files: what the weights mean, so that nobody has to be told."""
+"""The header of our safetensors files: everything needed to use the weights."""
 
 import dataclasses
 import hashlib

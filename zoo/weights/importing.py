@@ -1,4 +1,4 @@
-"""Filling the variables of a model from the tensors of a file: complete or refused, every adaptation told."""
+"""Filling the variables of a model from the tensors of a file: complete or refused, every adaptation reported."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
