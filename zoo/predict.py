@@ -118,15 +118,15 @@ def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int 
     rows = []
     for batch in feed.padded({"input": np.stack(inputs)}, min(batch_size, len(inputs))):
         rows.append(np.asarray(predictor.apply(batch["input"]))[batch["mask"]])
-    found = np.concatenate(rows).astype(np.float64)
+    raw = np.concatenate(rows).astype(np.float64)
     if predictor.task == "regression":
         mean, std = (np.float64(predictor.info[key] or other) for key, other in (("target_mean", 0), ("target_std", 1)))
-        found = np.exp(found) * mean if predictor.info["target_link"] == "log" else found * std + mean
-        return found if mean.ndim else found[:, 0]
-    found /= predictor.info["temperature"] or 1.0
-    if found.shape[1] == 1:
-        found = np.concatenate([np.zeros_like(found), found], axis=1)
-    odds = np.exp(found - found.max(1, keepdims=True))
+        values = np.exp(raw) * mean if predictor.info["target_link"] == "log" else raw * std + mean
+        return values if mean.ndim else values[:, 0]
+    logits = raw / (predictor.info["temperature"] or 1.0)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
 
 

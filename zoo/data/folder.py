@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError, did_you_mean, few
 from zoo.types import Source
 
 Path = pathlib.Path
@@ -252,10 +252,9 @@ def _label_values(arrays: Mapping[str, Mapping[str, np.ndarray]], root: Path) ->
     classes, table = found[found != IGNORE], np.arange(256, dtype=np.uint8)
     if len(classes) < 2 or classes[-1] != len(classes) - 1 or len(found) == 256:
         if not 2 <= len(found) <= MOST_GREYS:
-            listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
             raise UserError(
-                f"folder:{root}: the label maps have {len(found)} different values ({listed}); they must have at least "
-                f"2 that are 0..n-1, or 2 to {MOST_GREYS} grey values in a lossless format"
+                f"folder:{root}: the label maps have {len(found)} different values ({few(found)}); they must have at "
+                f"least 2 that are 0..n-1, or 2 to {MOST_GREYS} grey values in a lossless format"
             )
         classes, table[found] = found, np.arange(len(found))
         logging.warning("folder:%s: label values %s are classes 0 to %d", root, found.tolist(), len(found) - 1)
