@@ -84,7 +84,7 @@ def conv(
     )
     if min(size) <= 0 or not all(0 <= p < k for k, pair in zip(rhs.shape, padding, strict=False) for p in pair):
         return general(lhs, rhs)
-    on_cpu = _cpu_convolution(lhs.shape[3], rhs.shape[:2], strides, padding, size, precision)
+    on_cpu = _cpu_formulation(lhs.shape[3], rhs.shape[:2], strides, padding, size, precision)
     return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=general)
 
 
@@ -102,7 +102,7 @@ def _is_plain(lhs, rhs, dilations, dimension_numbers, groups, preferred_element_
     )
 
 
-def _cpu_convolution(c_in, window, strides, padding, size, precision) -> Callable:
+def _cpu_formulation(c_in, window, strides, padding, size, precision) -> Callable:
     """(image, kernel) -> image of this size, by the way that is fastest on the CPU."""
     tile = max((d for d in range(2, MAX_TILE + 1) if size[1] % d == 0), default=0)
     if c_in <= MAX_INPUT_CHANNELS and tile:
