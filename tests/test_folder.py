@@ -194,7 +194,7 @@ def test_names(tmp_path, monkeypatch):
 def test_on_error_is_checked():
     with pytest.raises(UserError, match=r"config\.data\.on_error is 'ignore'; it must be 'stop' or 'skip'"):
         data.load("digits", on_error="ignore")
-    with pytest.raises(UserError, match=r"config\.data\.on_error is 'skip'; only folder: sets"):
+    with pytest.raises(UserError, match=r"config\.data\.on_error is 'skip', which only folder: data sets support"):
         data.load("digits", on_error="skip")
 
 

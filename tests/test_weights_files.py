@@ -148,7 +148,7 @@ def test_a_pickle_that_runs_code_is_refused(read, tmp_path, monkeypatch, write, 
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os.system'"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
-        (b"\x80\x02ccollections\nOrderedDict\n}b.", "no dict"),  # would set attributes of the class
+        (b"\x80\x02ccollections\nOrderedDict\n}b.", "not a dict"),  # would set attributes of the class
         (b"\x80\x02K\x01)R.", "calls a int"),
         (b"\x80\x02]\x94h\x00a.", "holds no tensor"),  # a list in itself
         (b"\x80\x02(((.", "more from its stack"),
