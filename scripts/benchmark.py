@@ -113,16 +113,16 @@ def start(options) -> Results:
         sides = {kind: command(kind, *overrides) for kind in ("warm", "cold")}
         result = compare(sides, steps=1, warmup=0, **options.how)
     compiled, hits = (compilations["warm"][key] for key in ("count", "cache_hits"))
-    said = f"the second start compiled {compiled} programs and loaded {hits} from the cache"
+    note = f"the second start compiled {compiled} programs and loaded {hits} from the cache"
     if not hits:
-        said += "; on this machine the cache never hits (jax issue 38445)"
+        note += "; on this machine the cache never hits (jax issue 38445)"
     cold, warm = (result["sides"][kind]["step_s"]["median"] for kind in ("cold", "warm"))
     targets = [
         target("cold start, s", cold, at_most=20),
         target("second start, s", warm, at_most=12),
         target("programs that the second start compiles", compiled, at_most=0),
     ]
-    yield "digits_lenet", result | {"compilations": compilations, "note": said, "targets": targets}
+    yield "digits_lenet", result | {"compilations": compilations, "note": note, "targets": targets}
 
 
 def models(options) -> Results:

@@ -23,12 +23,12 @@ flags.DEFINE_integer("seed", 0, "Another one, another text.")
 
 def load(source: str):
     """(model, params, vocabulary) of a run folder or a file."""
-    model, variables, said = zoo.load_model(source)
-    if said.get("task") != "language_model":
-        raise UserError(f"{source} was trained for {said.get('task')}; only a language_model writes")
-    if not said.get("vocab"):
+    model, variables, info = zoo.load_model(source)
+    if info.get("task") != "language_model":
+        raise UserError(f"{source} was trained for {info.get('task')}; only a language_model generates text")
+    if not info.get("vocab"):
         raise UserError(f"{source} does not say its vocabulary; train it again")
-    return model, variables["params"], said["vocab"]
+    return model, variables["params"], info["vocab"]
 
 
 def main(overrides, folders):

@@ -68,18 +68,18 @@ def main(overrides, arguments):
 
 
 def given() -> dict[str, Any]:
-    """What the flags say of the input, by the names of zoo.weights.header.metadata."""
-    said = {}
+    """What the flags say of the input, by the names of zoo.weights.header.Metadata."""
+    info = {}
     for name, kind in (("input_size", int), ("mean", float), ("std", float), ("class_names", str)):
         if FLAGS[name].value is not None:
             try:
-                said[name] = tuple(kind(part) for part in FLAGS[name].value)
+                info[name] = tuple(kind(part) for part in FLAGS[name].value)
             except ValueError:
                 raise UserError(
                     f"--{name}={','.join(FLAGS[name].value)}: it must be numbers, such as 32,32,3"
                 ) from None
     scalars = {name: FLAGS[name].value for name in ("channel_order", "crop", "interpolation")}
-    return said | {name: value for name, value in scalars.items() if value is not None}
+    return info | {name: value for name, value in scalars.items() if value is not None}
 
 
 def ranked(probabilities: np.ndarray, words: list[str]) -> dict[str, Any]:

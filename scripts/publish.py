@@ -39,7 +39,7 @@ tags: [jax, flax]
 ```python
 import zoo
 
-model, variables, says = zoo.load_model("{address}")
+model, variables, info = zoo.load_model("{address}")
 logits = model.apply(variables, x)
 ```
 
@@ -53,8 +53,8 @@ def main(overrides, arguments):
         raise UserError("--private goes with --push=owner/name")
     source, out = pathlib.Path(arguments[0]), pathlib.Path(FLAGS.out)
     report = read_report(source) if source.is_dir() else None
-    model, variables, says = zoo.load_model(source)
-    about = {key: value for key in header.metadata.__kwdefaults__ if (value := says.get(key)) is not None}
+    model, variables, info = zoo.load_model(source)
+    about = {key: value for key in header.Metadata._fields if (value := info.get(key)) is not None}
     if FLAGS.licence:
         about["licence"] = FLAGS.licence
     try:
@@ -78,14 +78,14 @@ def read_report(folder: pathlib.Path) -> dict:
         raise UserError(f"{folder} has no report.json of a finished run: {error}") from None
 
 
-def card(title: str, says: dict, variables: dict, report: dict | None) -> str:
+def card(title: str, info: dict, variables: dict, report: dict | None) -> str:
     """README.md with the front matter that the hub reads."""
-    front = f"license: {says['licence'].lower()}\n" if says.get("licence") else ""
+    front = f"license: {info['licence'].lower()}\n" if info.get("licence") else ""
     if report and "test" in report["metrics"]:
-        front += index(title, says, report["metrics"]["test"])
-    options = ", ".join(f"{k}={v!r}" for k, v in says["options"].items())
-    parts = [f"## Model\n\n`zoo.create_model({', '.join(filter(None, [repr(says['model']), options]))})`"]
-    facts = {key: says[key] for key in header.metadata.__kwdefaults__ if says.get(key) is not None}
+        front += index(title, info, report["metrics"]["test"])
+    options = ", ".join(f"{k}={v!r}" for k, v in info["options"].items())
+    parts = [f"## Model\n\n`zoo.create_model({', '.join(filter(None, [repr(info['model']), options]))})`"]
+    facts = {key: info[key] for key in header.Metadata._fields if info.get(key) is not None}
     parts.append("| of the input and the weights | |\n|---|---|\n" + rows(facts))
     if report:
         table = "".join(
@@ -102,17 +102,17 @@ def card(title: str, says: dict, variables: dict, report: dict | None) -> str:
     return CARD.format(
         front=front,
         title=title,
-        name=says["model"],
+        name=info["model"],
         parameters=sum(leaf.size for leaf in tree.flatten(variables["params"]).values()),
         address=f"hf:{FLAGS.push}" if FLAGS.push else "model.safetensors",
         body="\n\n".join(parts),
     )
 
 
-def index(title: str, says: dict, results: dict) -> str:
+def index(title: str, info: dict, results: dict) -> str:
     """The results as the hub lists them."""
     lines = ["model-index:", f"- name: {title}", "  results:", "  - task: {type: other}"]
-    lines += [f"    dataset: {{name: {json.dumps(says.get('source') or 'test')}, type: other}}", "    metrics:"]
+    lines += [f"    dataset: {{name: {json.dumps(info.get('source') or 'test')}, type: other}}", "    metrics:"]
     lines += [f"    - {{type: {name}, value: {value:.6g}}}" for name, value in metrics.numbers(results).items()]
     return "\n".join(lines) + "\n"
 

@@ -34,10 +34,10 @@ def main(overrides):
     workdir = pathlib.Path(FLAGS.workdir or pathlib.Path("runs") / pathlib.Path(FLAGS.config).stem)
     run = prepare(zoo.config.load(FLAGS.config, overrides), workdir=workdir)
     if run.config.task.name != "segmentation":
-        raise UserError(f"{FLAGS.config} is no recipe of segmentation, but of {run.config.task.name}")
+        raise UserError(f"{FLAGS.config} is a recipe not of segmentation, but of {run.config.task.name}")
     variables = jax.device_put(load_variables(workdir))
     state = {k: v for k, v in variables.items() if k != "params"}
-    predict = jax.jit(lambda batch: run.task.rows(variables["params"], state, run.dataset.preprocess(batch))[0])
+    predict = jax.jit(lambda batch: run.task.predict(variables["params"], state, run.dataset.preprocess(batch))[0])
     split = next(name for name in ("test", "validation", "train") if name in run.dataset.meta["splits"])
 
     rows = []

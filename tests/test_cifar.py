@@ -91,7 +91,7 @@ def test_truncated(tmp_path, size):
     path.write_bytes(bytes(size))
     with pytest.raises(UserError) as error:
         cifar.read(path, (10,))
-    wanted = f"{path} is damaged: {size} bytes are no whole number of records of 3073 bytes"
+    wanted = f"{path} is damaged: {size} bytes are not a whole number of records of 3073 bytes"
     assert str(error.value) == wanted
 
 

@@ -225,7 +225,7 @@ def test_a_temperature_divides_the_logits(batch, temperature, train):
     task = make(temperature=temperature, metrics=("calibration_error",))
     assert evaluate(task, batch, train=train)[0] == pytest.approx(cross_entropy(scaled).mean(), rel=1e-5)
     assert evaluate(task, batch)[1]["accuracy"] == evaluate(make(), batch)[1]["accuracy"]
-    logits, label = task.rows({}, {}, batch)
+    logits, label = task.predict({}, {}, batch)
     np.testing.assert_allclose(logits, scaled["feature"], rtol=1e-6)
     plain = make(metrics=("calibration_error",))
     assert task.scores(np.asarray(logits), label) != plain.scores(batch["feature"], label)

@@ -206,7 +206,7 @@ def test_labels_are_numbered_as_in_the_earlier_run(table, mesh):
     [
         (
             {"impute": ""},
-            r"'mine', train: column 'age' misses \d+ values; set config\.data\.impute to 'mean', 'median'",
+            r"'mine', train: column 'age' has \d+ missing values; set config\.data\.impute to 'mean', 'median'",
         ),
         ({"impute": "men"}, r"config\.data\.impute is 'men'; did you mean 'mean'"),
         ({"categories": "onehot"}, r"config\.data\.categories is 'onehot'; did you mean 'one_hot'"),
@@ -219,7 +219,7 @@ def test_mistakes(table, mesh, changed, line):
 
 def test_settings_without_an_effect(table, mesh):
     images = Source({"image": np.zeros((20, 4, 4, 1), np.uint8)})
-    with pytest.raises(UserError, match=r"impute is 'mean'; data set 'mine' is no table"):
+    with pytest.raises(UserError, match=r"impute is 'mean'; data set 'mine' is not a table"):
         make(images, mesh)
     with pytest.raises(UserError, match=r"categories is 'embed'; data set 'mine' has no categories"):
         make(images, mesh, impute="", categories="embed")

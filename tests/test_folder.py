@@ -165,13 +165,13 @@ def test_wrong_folders(tmp_path):
     assert refused(photos) == f"{photos} has a folder 'val', but none called 'train'"
     (photos / "ants").rename(photos / "extra")
     save(photos / "train" / "ants" / "1.png", noise(0, 4, 4))
-    assert refused(photos).startswith(f"{photos}/extra lies beside train/, and is no split")
+    assert refused(photos).startswith(f"{photos}/extra lies beside train/, and is not a split")
     (photos / "extra").rename(photos / "validation")
     assert refused(photos) == f"{photos} has both val/ and validation/; only one can be the validation split"
     (photos / "validation" / "1.png").unlink()
     (photos / "validation").rmdir()
     save(photos / "val" / "ant" / "1.png", noise(0, 4, 4))
-    assert refused(photos) == f"{photos}/val/ant is no class of {photos}/train; did you mean 'ants'?"
+    assert refused(photos) == f"{photos}/val/ant is not a class of {photos}/train; did you mean 'ants'?"
 
 
 def test_names(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_names(tmp_path, monkeypatch):
 def test_on_error_is_checked():
     with pytest.raises(UserError, match=r"config\.data\.on_error is 'ignore'; it must be 'stop' or 'skip'"):
         data.load("digits", on_error="ignore")
-    with pytest.raises(UserError, match=r"config\.data\.on_error is 'skip'; only folder: sets"):
+    with pytest.raises(UserError, match=r"config\.data\.on_error is 'skip', which only folder: data sets support"):
         data.load("digits", on_error="skip")
 
 
@@ -294,6 +294,7 @@ def test_wrong_pairs(tmp_path):
         pair(tmp_path, "a", values, values)
         line = refused(tmp_path)
         assert line.startswith(f"folder:{tmp_path}: the label maps have {number} different values (0")
+        assert (", ...)" in line) == (number > 5)
     (tmp_path / "mask").mkdir()
     assert refused(tmp_path).startswith(f"{tmp_path} has both label/ and mask/; a segmentation set has one folder")
     for name in ("mask", "label"):

@@ -208,7 +208,7 @@ def test_mistakes(mesh):
         prepared(mesh, source()._replace(vocab=tuple("abcdefgh")))
     with pytest.raises(UserError, match="LeNet5 has no state to carry on; use model lstm_lm"):
         zoo.run.prepare(recipe(model__name="lenet5"), source())
-    with pytest.raises(UserError, match="data set 'digits' is no running text"):
+    with pytest.raises(UserError, match="data set 'digits' is not running text"):
         zoo.run.prepare(recipe(data__name="digits", data__length=64, model__name="mlp"))
     with pytest.raises(UserError, match="task classification: data set 'walk' has no labels"):
         zoo.run.prepare(recipe(task__name="classification"), source())

@@ -230,7 +230,7 @@ def test_text_cnn():
         ("lstm_lm", {"embed_dim": 0}, "embed_dim is 0"),
         ("lstm_lm", {"num_classes": 0}, "embed_size must tell"),
         ("lstm_lm", {"num_classes": -1}, "num_classes is -1"),
-        ("lstm_classifier", {"pool": "sum"}, "pool is 'sum'; it must be one of 'last'"),
+        ("lstm_classifier", {"pool": "sum"}, "pool is 'sum'; it must be 'last', 'mean'"),
         ("lstm_classifier", {"vocab_size": 1}, "vocab_size is 1"),
         ("lstm_classifier", {"embed_dim": 0}, "embed_dim is 0"),
         ("text_cnn", {"kernel_sizes": ()}, r"kernel_sizes is \(\)"),

@@ -72,9 +72,9 @@ def test_real_rows():
         (np.arange(6).reshape(3, 2), np.arange(3), np.array([True, True, True])),
         (10 + np.arange(6).reshape(3, 2), 10 + np.arange(3), np.array([True, False, False])),
     ]
-    outputs, answers = metrics.real_rows(batches)
+    outputs, labels = metrics.real_rows(batches)
     assert outputs.tolist() == [[0, 1], [2, 3], [4, 5], [10, 11]]
-    assert answers.tolist() == [0, 1, 2, 10]
+    assert labels.tolist() == [0, 1, 2, 10]
 
 
 def test_numbers_and_text():

@@ -388,13 +388,13 @@ def test_default_initializers():
 @pytest.mark.parametrize(
     "options, line",
     [
-        ({"norm": "instance"}, r"mlp: norm 'instance' is over the places of a map"),
+        ({"norm": "instance"}, r"mlp: norm 'instance' needs feature maps; use 'layer' or 'batch'"),
         ({"norm_place": "after"}, "mlp: norm_place is 'after', but norm is 'none'"),
-        ({"norm_place": "both"}, r"mlp: norm_place is 'both'; it must be 'before' or 'after' the activation"),
+        ({"norm_place": "both"}, r"mlp: norm_place is 'both'; it must be 'before' or 'after'"),
         ({"dropconnect": 1.0}, r"mlp: dropconnect is 1\.0; it must be in \[0, 1\)"),
         ({"activation": "rellu"}, r"unknown activation 'rellu'; did you mean"),
         ({"activation": "maxout", "pieces": 1}, r"mlp: pieces is 1; maxout takes the largest of at least 2"),
-        ({"pieces": 3}, r"mlp: pieces is 3, but activation is 'relu'; it is of maxout"),
+        ({"pieces": 3}, r"mlp: pieces is 3, an option of activation 'maxout'; activation is 'relu'"),
         ({"kernel_init": "he"}, r"unknown initializer 'he'"),
         ({"bias_init": "zero"}, r"unknown initializer 'zero'; did you mean 'zeros'"),
         ({"width": (3,)}, r"model 'mlp' has no option 'width'; did you mean 'widths'"),

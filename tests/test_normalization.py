@@ -178,5 +178,7 @@ def test_weight_standardization_in_models(name):
 
 
 def test_zero_init_needs_a_scale():
-    with pytest.raises(UserError, match=r"resnet: zero_init is of the last norm's scale, and norm 'none' has none"):
+    with pytest.raises(
+        UserError, match=r"resnet: zero_init zeroes the scale of the last norm, and norm 'none' has no scale"
+    ):
         create_model("resnet18", norm="none", zero_init=True)

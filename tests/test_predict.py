@@ -135,9 +135,9 @@ def test_channels(tmp_path):
     with pytest.raises(UserError, match=r"colour\.png has 3 channels \(RGB\); the model takes 1"):
         predict.image(tmp_path / "colour.png", one)
     (tmp_path / "broken.png").write_bytes((tmp_path / "grey.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"broken\.png is no image: .*truncated"):
+    with pytest.raises(UserError, match=r"broken\.png is not an image: .*truncated"):
         predict.image(tmp_path / "broken.png", one)
-    with pytest.raises(UserError, match=r"gone\.png is no image: .*No such file"):
+    with pytest.raises(UserError, match=r"gone\.png is not an image: .*No such file"):
         predict.image(tmp_path / "gone.png", one)
 
 
@@ -178,7 +178,7 @@ def test_tables_and_numbers(tmp_path):
         ("ages,height\n1,2\n", r"has no column 'age'; did you mean 'ages'"),
         ("age,height\n1\n", r"bad\.csv, line 2: 1 cells, but there are 2 columns"),
         ("age,height\n1,x\n", r"bad\.csv, line 2: column 'height' is 'x'; it must be a finite number"),
-        ("age,height\n1,2\n\n1,\n", r"bad\.csv, line 4: 'height' is missing, as it never was in training"),
+        ("age,height\n1,2\n\n1,\n", r"bad\.csv, line 4: 'height' is missing; the training data had no missing values"),
         ("1,2,3\n", r"bad\.csv, line 1: 3 cells, but there are 2 columns"),
         ("age,height\n", r"bad\.csv: the file has a header and no rows"),
         ("", r"is empty"),
@@ -284,10 +284,10 @@ def test_files_that_do_not_say_what_they_are(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "w.npz", **{"fc.weight": rng.normal(size=(3, 4)), "fc.bias": np.zeros(3)})
     (tmp_path / "t.csv").write_text("1,2,3,4\n")
-    with pytest.raises(UserError, match="does not say which model it is of"):
+    with pytest.raises(UserError, match="does not say which model it is; give the model, input_size, mean and std"):
         predict.load(tmp_path / "w.npz")
     options = {"model": "mlp", "model_options": {"widths": (), "num_classes": 3}}
-    with pytest.raises(UserError, match="does not say the input_size and the mean and the std of its input; give them"):
+    with pytest.raises(UserError, match="does not say the input_size, mean, std of its input; give them"):
         predict.load(tmp_path / "w.npz", **options)
     given = {"input_size": (4,), "mean": (0.0,), "std": (1.0,)}
     predict.load(tmp_path / "w.npz", **options, **given)

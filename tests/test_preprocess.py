@@ -249,7 +249,7 @@ def test_the_statistics_come_back_from_their_file(mixed, tmp_path):
         (3, r"config\.data\.normalize is 3; it must be a name or a tuple of names"),
         (("pca", 3), r"config\.data\.normalize is \('pca', 3\); it must be"),
         ("standardize:2", r"standardize takes no number behind it"),
-        ("pca:many", r"'many' in 'pca:many' is no number"),
+        ("pca:many", r"'many' in 'pca:many' is not a number"),
         ("pca:7", r"pca has 7 components; it must be a number of 1 to 2, or a share of the variance below 1"),
         ("pca:1.5", r"pca has 1\.5 components"),
         ("pca:-1", r"pca has -1 components"),

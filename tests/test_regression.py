@@ -209,7 +209,7 @@ def test_num_outputs():
         ({"binary": True}, {}, r"regression has no option 'binary'"),
         ({"loss": "mse", "delta": 1.0}, {}, r"delta is an option of loss huber, and loss is mse; leave it out"),
         ({"loss": "huber", "delta": 0.0}, {}, r"delta is 0\.0; it must be above 0"),
-        ({"loss": "poisson"}, {"target_min": -1.0}, r"loss poisson is of counts, but the least target is -1"),
+        ({"loss": "poisson"}, {"target_min": -1.0}, r"loss poisson needs counts, but the smallest target is -1"),
         ({}, {"target_std": None, "num_classes": 3}, r"data set 'test' has no targets; use task classification"),
     ],
 )

@@ -114,7 +114,7 @@ def test_prediction_of_rows(trained):
             r"mlp: embed_dim is 4 for 0 columns of categories; it must be .*, and 0 without",
         ),
         ("y", {"model.name": "lenet5"}, r"categories is 'embed', but model 'lenet5' has no embeddings; mlp has"),
-        ("y", {"data.impute": ""}, r"train: column 'x' misses \d+ values; set config\.data\.impute"),
+        ("y", {"data.impute": ""}, r"train: column 'x' has \d+ missing values; set config\.data\.impute"),
     ],
 )
 def test_mistakes(tmp_path, target, changed, line):

@@ -175,7 +175,7 @@ def test_names_of_texts(tmp_path):
         with pytest.raises(UserError) as error:
             data.load(name)
         assert line in str(error.value)
-    with pytest.raises(UserError, match="min_count is 3, but data set 'digits' is no text"):
+    with pytest.raises(UserError, match="min_count is 3, but data set 'digits' is not text"):
         data.load("digits", text_options=options(min_count=3))
     with pytest.raises(UserError, match="ptb does not exist; put it there, or set ZOO_DATA_DIR"):
         data.load("ptb", str(tmp_path))

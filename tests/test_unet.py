@@ -235,7 +235,7 @@ def test_inputs_that_do_not_fit(name, options, shape, line):
     "name, options, line",
     [
         ("unet", {"padding": "reflect"}, r"unet: padding is 'reflect'; it must be 'same' or 'valid'"),
-        ("unet", {"up": "bicubic"}, r"unet: up is 'bicubic'; it must be 'resize' or 'transpose' or 'nearest'"),
+        ("unet", {"up": "bicubic"}, r"unet: up is 'bicubic'; it must be 'resize', 'transpose' or 'nearest'"),
         ("unet", {"head_activation": "softmax2"}, r"unknown activation 'softmax2'; did you mean 'softmax'"),
         ("unet", {"depth": 0}, r"unet: depth is 0; it must be at least 1"),
         ("unet", {"width": 0}, r"unet: width is 0"),

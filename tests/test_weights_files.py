@@ -148,7 +148,7 @@ def test_a_pickle_that_runs_code_is_refused(read, tmp_path, monkeypatch, write, 
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os.system'"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
-        (b"\x80\x02ccollections\nOrderedDict\n}b.", "no dict"),  # would set attributes of the class
+        (b"\x80\x02ccollections\nOrderedDict\n}b.", "not a dict"),  # would set attributes of the class
         (b"\x80\x02K\x01)R.", "calls a int"),
         (b"\x80\x02]\x94h\x00a.", "holds no tensor"),  # a list in itself
         (b"\x80\x02(((.", "more from its stack"),
@@ -182,8 +182,8 @@ def test_a_whole_pickled_model_is_refused(read):
     [
         (lambda a: make.Tensor(a, shape=(10**12,), strides=(0,)), "does not fit a storage of 24"),  # 4 TB of zeros
         (lambda a: make.Tensor(a, shape=(4, 6), strides=(6, 1), offset=1), "does not fit"),
-        (lambda a: make.Tensor(a, shape=(4, 6), strides=(-6, 1)), "is no tensor"),
-        (lambda a: make.Tensor(a, shape=(4, 2.5), strides=(6, 1)), "is no tensor"),
+        (lambda a: make.Tensor(a, shape=(4, 6), strides=(-6, 1)), "is not a tensor"),
+        (lambda a: make.Tensor(a, shape=(4, 2.5), strides=(6, 1)), "is not a tensor"),
     ],
 )
 def test_tensors_beyond_their_storage(read, tensor, line):

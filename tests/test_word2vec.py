@@ -237,7 +237,7 @@ def test_mistakes(options, line):
 def test_other_models_and_data():
     with pytest.raises(UserError, match=r"model MLP has no word vectors"):
         word2vec.make(create_model("mlp"), META)
-    with pytest.raises(UserError, match=r"data set 'digits' is no corpus"):
+    with pytest.raises(UserError, match=r"data set 'digits' is not a corpus"):
         word2vec.num_outputs({"name": "digits", "num_classes": 10})
     for options, line in (({"combine": "max"}, "combine is 'max'"), ({"features": 0}, "features is 0")):
         with pytest.raises(UserError, match=line):

@@ -142,8 +142,8 @@ DIGITS = {"data__name": "digits", "data__batch_size": 64}
         ({"data__test": 0.3}, r"config\.data\.test is 0\.3, but a corpus .* no use for it; leave it at 0\.2"),
         ({"data__min_count": -1}, r"config\.data\.min_count is -1"),
         ({"data__vocab_size": 1}, r"config\.data\.vocab_size is 1"),
-        ({**DIGITS, "data__sample": 1e-3}, r"task word2vec: data set 'digits' is no corpus"),
-        (DIGITS, r"config\.data\.sample is 0\.01, but data set 'digits' is no corpus"),
+        ({**DIGITS, "data__sample": 1e-3}, r"task word2vec: data set 'digits' is not a corpus"),
+        (DIGITS, r"config\.data\.sample is 0\.01, but data set 'digits' is not a corpus"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(overrides, line):

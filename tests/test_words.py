@@ -63,7 +63,7 @@ def test_a_word_of_glove_with_a_space(tmp_path):
         ("v.txt", b"2 2\na 1 2\nb 1 x\n", r"v\.txt:3: a line must be a word and 2 numbers"),
         ("v.txt", b"2 2\na 1 2\nb\n", r"v\.txt:3: a line must be a word and 2 numbers"),
         ("v.txt", b"a 1 2\nb 1\n", r"v\.txt:2: a line must be a word and 2 numbers"),
-        ("v.txt", b"3 2\na 1 2\nb 1 2\n", r"v\.txt: the first line tells of 3 words, there are 2"),
+        ("v.txt", b"3 2\na 1 2\nb 1 2\n", r"v\.txt: the first line announces 3 words, the file has 2"),
         ("v.txt", b"a 1 2\nb\xff 1 2\n", r"v\.txt:2: b'b\\xff' is not UTF-8 text"),
         ("v.txt", b"a 1 2\nb nan 2\n", r"the vector of 'b' \(word 2\) is not finite"),
         ("v.txt", b"", r"v\.txt has no vectors"),
@@ -147,7 +147,7 @@ def test_mistakes_with_files(tmp_path):
         (lambda: words.load(tmp_path / "no.txt", limit=0), r"limit is 0"),
         (lambda: words.save(tmp_path / "v.txt", spaced), r"word 'new york' cannot be written"),
         (lambda: words.save(tmp_path / "no" / "v.txt", VECTORS), r"cannot write vectors"),
-        (lambda: words.from_run(tmp_path), r"is no run folder with a model\.json"),
+        (lambda: words.from_run(tmp_path), r"is not a run folder with a model\.json"),
     ):
         with pytest.raises(UserError, match=line):
             call()
@@ -255,12 +255,12 @@ def test_analogies(tmp_path):
 @pytest.mark.parametrize(
     "read, content, line",
     [
-        (words.pairs, b"king man 9\nking man\n", r"f:2: 'king man' is no pair; a line is: word word score"),
-        (words.pairs, b"king man nine\n", r"f:1: 'king man nine' is no pair"),
+        (words.pairs, b"king man 9\nking man\n", r"f:2: 'king man' is not a pair; a line is: word word score"),
+        (words.pairs, b"king man nine\n", r"f:1: 'king man nine' is not a pair"),
         (words.pairs, b"king man 9\nking horse 2\n", r"only 1 pair\(s\)"),
         (words.pairs, b"king man 9\nking man 2\n", r"all 2 pairs have the same"),
         (words.pairs, b"king man 9\n\xff\n", r"f:2: not UTF-8 text at byte 0"),
-        (words.analogies, b": s\nking man queen\n", r"f:2: 'king man queen' is no question"),
+        (words.analogies, b": s\nking man queen\n", r"f:2: 'king man queen' is not a question"),
         (words.analogies, b": s\n", r"has no questions"),
     ],
 )  # fmt: skip

@@ -31,6 +31,12 @@ def perhaps(names: Iterable[str]) -> str:
     return "; did you mean " + " or ".join(map(repr, names)) + "?"
 
 
+def few(values: Iterable) -> str:
+    """The first of many values, such as `0, 1, 2, 3, 4, ...`."""
+    listed = list(map(str, values))
+    return ", ".join(listed[:5]) + ", ..." * (len(listed) > 5)
+
+
 def lookup(kind: str, name: str, table: dict):
     """`table[name]`, or a UserError that says `unknown <kind> '<name>'` and names the nearest ones, or all."""
     if name not in table:

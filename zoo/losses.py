@@ -1,4 +1,4 @@
-"""Losses of single examples, optax's own wherever it has them: pure functions of what is predicted and what is right.
+"""Losses of single examples, optax's own wherever it has them: pure functions of predictions and targets.
 
 - CLASSIFICATION: (logits [B, C], label int [B], **options) -> [B]. C = 1 is binary: the logit of class 1 against 0.
 - REGRESSION: (prediction [...], target [...], **options) -> [...].
@@ -36,7 +36,7 @@ def binary_cross_entropy(logits, label, *, label_smoothing: float = 0.0):
     Args:
       label_smoothing: share of each answer spread evenly over yes and no.
     """
-    target = _yes(logits, label) * (1 - label_smoothing) + label_smoothing / 2
+    target = _one_vs_rest(logits, label) * (1 - label_smoothing) + label_smoothing / 2
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target), axis=-1)
 
 
@@ -47,10 +47,10 @@ def focal(logits, label, *, gamma: float = 2.0, alpha: float | Sequence[float] |
       gamma: how much less an example counts the better it is classified; 0 is the cross-entropy.
       alpha: weight of class 1, and 1 - alpha that of class 0, as in the paper; or a weight per class; None: 1 for all.
     """
-    return focused(cross_entropy(logits, label), label, logits.shape[-1], gamma=gamma, alpha=alpha)
+    return focal_from_cross_entropy(cross_entropy(logits, label), label, logits.shape[-1], gamma=gamma, alpha=alpha)
 
 
-def focused(losses, label, outputs: int, *, gamma: float, alpha: float | Sequence[float] | None):
+def focal_from_cross_entropy(losses, label, outputs: int, *, gamma: float, alpha: float | Sequence[float] | None):
     """The focal loss from cross-entropies of any shape, for logits with `outputs` channels."""
     # 1 - p_t, exact near 0. The bound keeps the gradient of the power finite there for gamma < 1.
     wrong = jnp.maximum(-jnp.expm1(-losses), 1e-12)
@@ -72,7 +72,7 @@ def focal_weights(alpha: float | Sequence[float], outputs: int) -> tuple[float, 
 
 def squared_hinge(logits, label):
     """max(0, 1 - y z)^2, y = 1 for the label and -1 for other classes, the mean over the classes (Tang 2013)."""
-    return jnp.mean(optax.hinge_loss(logits, 2 * _yes(logits, label) - 1) ** 2, axis=-1)
+    return jnp.mean(optax.hinge_loss(logits, 2 * _one_vs_rest(logits, label) - 1) ** 2, axis=-1)
 
 
 def categorical_hinge(logits, label):
@@ -83,7 +83,7 @@ def categorical_hinge(logits, label):
     return optax.losses.multiclass_hinge_loss(logits, label)
 
 
-def _yes(logits, label):
+def _one_vs_rest(logits, label):
     """1 for the class of each example and 0 for the others, of the shape of `logits`."""
     return label[:, None].astype(logits.dtype) if logits.shape[-1] == 1 else jax.nn.one_hot(label, logits.shape[-1])
 

@@ -29,9 +29,9 @@ def divide(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def real_rows(batches: Iterable[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """(output, answer) of all rows of a split, from (output, answer, mask) of its batches."""
-    outputs, answers = zip(*((output[mask], answer[mask]) for output, answer, mask in batches), strict=True)
-    return np.concatenate(outputs), np.concatenate(answers)
+    """(output, label) of all rows of a split, from (output, label, mask) of its batches."""
+    outputs, labels = zip(*((output[mask], label[mask]) for output, label, mask in batches), strict=True)
+    return np.concatenate(outputs), np.concatenate(labels)
 
 
 def numbers(values: Mapping) -> dict[str, float]:

@@ -83,6 +83,21 @@ def is_number(value, kind: type = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def check_least(what: str, model, **least: int) -> None:
+    """Refuses options of a model that are below the least that they may be; one that is None is not judged."""
+    for key, smallest in least.items():
+        if (value := getattr(model, key)) is not None and value < smallest:
+            raise UserError(f"{what}: {key} is {value}; it must be at least {smallest}")
+
+
+def check_choices(what: str, model, **choices: Sequence[str]) -> None:
+    """Refuses options of a model that are none of their choices, of which there are two at least."""
+    for key, known in choices.items():
+        if (value := getattr(model, key)) not in known:
+            *first, last = map(repr, known)
+            raise UserError(f"{what}: {key} is {value!r}; it must be {', '.join(first)} or {last}")
+
+
 def _fits(value, kind) -> bool:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):

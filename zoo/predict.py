@@ -1,7 +1,7 @@
-"""Prediction from files as they are, with weights that know what they mean.
+"""Prediction from raw files (images, tables, texts), preprocessed as in training.
 
-Size, crop, channel order, mean and standard deviation, vocabulary and the names of classes are those in the header of
-the weights, or in `model.json` of a run folder (zoo.weights.header.metadata lists them all).
+Input size, crop, channel order, mean, vocabulary and class names come from the header of the weights, or from
+`model.json` of a run folder (zoo.weights.header.Metadata lists them all).
 """
 
 import pathlib
@@ -34,14 +34,14 @@ class Predictor(NamedTuple):
     name: str  # where the weights come from, for error lines
     model: nn.Module
     variables: Variables
-    said: Mapping[str, Any]  # the names of zoo.weights.header.metadata, all of them; None: unknown
+    info: Mapping[str, Any]  # the names of zoo.weights.header.Metadata, all of them; None: unknown
     apply: Callable  # batch of raw inputs -> outputs float32, compiled
     statistics: preprocess.Statistics | None = None  # of the training rows, if a run kept them
 
     @property
     def task(self) -> str:
         segments = isinstance(self.model, unet.UNet | unet.UNetResNet)
-        return self.said["task"] or ("segmentation" if segments else "classification")
+        return self.info["task"] or ("segmentation" if segments else "classification")
 
 
 def load(source, model: str | None = None, model_options: Mapping[str, Any] | None = None, **given) -> Predictor:
@@ -50,53 +50,53 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
     Args:
       source: the file or folder.
       model, model_options: for `create_model`, where the weights do not say which model they are of.
-      **given: what the weights say wrongly, or not at all, of their input and output; see zoo.weights.header.metadata.
+      **given: metadata that the weights lack or have wrong; see zoo.weights.header.Metadata.
 
     Raises:
       UserError: something that is needed is not known, or does not fit.
     """
-    options.check("prediction", header.metadata, given)
+    options.check("prediction", header.Metadata, given)
     known = weights.metadata(source)
-    said = {name: known.get(name) for name in header.metadata.__kwdefaults__} | given
-    if said["task"] not in (None, *TASKS):
-        raise UserError(f"{source} is for the task {said['task']}; prediction is for {', '.join(TASKS)}")
+    info = {name: known.get(name) for name in header.Metadata._fields} | given
+    if info["task"] not in (None, *TASKS):
+        raise UserError(f"{source} is for the task {info['task']}; prediction is for {', '.join(TASKS)}")
     if model is not None:
         module = models.create_model(model, **(model_options or {}))
-        done = weights.import_weights(module, source, input=said["input_size"])
+        done = weights.import_weights(module, source, input=info["input_size"])
         if any(row.transform == "new" for row in done.table):
             raise UserError(f"{source}: {'; '.join(done.notes)}; set num_classes to what the file has")
         variables = done.variables
     elif known:
         module, variables, _ = weights.load_model(source)
     else:
-        raise UserError(f"{source} does not say which model it is of; name it, with what it is to be fed with")
-    outputs, names = getattr(module, "num_classes", None), said["class_names"]
+        raise UserError(f"{source} does not say which model it is; give the model, input_size, mean and std")
+    outputs, names = getattr(module, "num_classes", None), info["class_names"]
     if names and outputs and len(names) != outputs and (len(names), outputs) != (2, 1):
         raise UserError(f"{source}: {len(names)} class names for {outputs} outputs")
     statistics = preprocess.load(source) if not given.keys() & {"mean", "std"} else None
-    needed = ("input_size",) if said["vocab"] or statistics else ("input_size", "mean", "std")
-    if missing := [name for name in needed if not said[name]]:
-        raise UserError(f"{source} does not say the {' and the '.join(missing)} of its input; give them")
+    needed = ("input_size",) if info["vocab"] or statistics else ("input_size", "mean", "std")
+    if missing := [name for name in needed if not info[name]]:
+        raise UserError(f"{source} does not say the {', '.join(missing)} of its input; give them")
     if statistics and "image_shape" in statistics:  # the model sees features of them
-        said["input_size"] = statistics["image_shape"].tolist()
-        if list(given.get("input_size", said["input_size"])) != said["input_size"]:
-            raise UserError(f"{source} was trained on images of {said['input_size']}; leave input_size out")
+        info["input_size"] = statistics["image_shape"].tolist()
+        if list(given.get("input_size", info["input_size"])) != info["input_size"]:
+            raise UserError(f"{source} was trained on images of {info['input_size']}; leave input_size out")
     variables = jax.device_put(variables)
-    normalize = _normalization(said, statistics)
+    normalize = _normalization(info, statistics)
 
     @jax.jit
     def apply(variables, batch):
         return module.apply(variables, normalize(batch), train=False).astype(jnp.float32)
 
-    return Predictor(str(source), module, variables, said, lambda batch: apply(variables, batch), statistics)
+    return Predictor(str(source), module, variables, info, lambda batch: apply(variables, batch), statistics)
 
 
-def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | None) -> Callable:
-    if said["vocab"]:
+def _normalization(info: Mapping[str, Any], statistics: preprocess.Statistics | None) -> Callable:
+    if info["vocab"]:
         return lambda batch: batch
-    key, dtype = ("image", np.uint8) if len(said["input_size"]) == 3 else ("feature", np.float32)
+    key, dtype = ("image", np.uint8) if len(info["input_size"]) == 3 else ("feature", np.float32)
     if statistics is None:
-        channels, moments = said["input_size"][-1], [said["mean"], said["std"]]
+        channels, moments = info["input_size"][-1], [info["mean"], info["std"]]
         if any(len(values) not in (1, channels) for values in moments):
             raise UserError(
                 f"mean and std have {' and '.join(str(len(m)) for m in moments)} numbers for {channels} channels"
@@ -104,7 +104,7 @@ def _normalization(said: Mapping[str, Any], statistics: preprocess.Statistics | 
         moments = [tuple(values) * (channels // len(values)) for values in moments]
         statistics = preprocess.given({key: np.zeros((1, channels), dtype)}, *moments)
     statistics = {name: array for name, array in statistics.items() if name != "reversed"}
-    normalize = preprocess.make(statistics | preprocess.turned(said["channel_order"] == "BGR"))
+    normalize = preprocess.make(statistics | preprocess.turned(info["channel_order"] == "BGR"))
     if "category_names" in statistics:  # of a row of `table` the last columns
         numbers = len(statistics.get("feature_names", ()))
         parts = {"feature": slice(numbers), "category": slice(numbers, None)}
@@ -118,15 +118,15 @@ def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int 
     rows = []
     for batch in feed.padded({"input": np.stack(inputs)}, min(batch_size, len(inputs))):
         rows.append(np.asarray(predictor.apply(batch["input"]))[batch["mask"]])
-    found = np.concatenate(rows).astype(np.float64)
+    raw = np.concatenate(rows).astype(np.float64)
     if predictor.task == "regression":
-        mean, std = (np.float64(predictor.said[key] or other) for key, other in (("target_mean", 0), ("target_std", 1)))
-        found = np.exp(found) * mean if predictor.said["target_link"] == "log" else found * std + mean
-        return found if mean.ndim else found[:, 0]
-    found /= predictor.said["temperature"] or 1.0
-    if found.shape[1] == 1:
-        found = np.concatenate([np.zeros_like(found), found], axis=1)
-    odds = np.exp(found - found.max(1, keepdims=True))
+        mean, std = (np.float64(predictor.info[key] or other) for key, other in (("target_mean", 0), ("target_std", 1)))
+        values = np.exp(raw) * mean if predictor.info["target_link"] == "log" else raw * std + mean
+        return values if mean.ndim else values[:, 0]
+    logits = raw / (predictor.info["temperature"] or 1.0)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
 
 
@@ -136,7 +136,7 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
     In one piece, or where that is large or the convolutions are not padded, in tiles that overlap: without seams for
     `unet`; `unet_resnet*` see further than the overlap.
     """
-    model, side = predictor.model, predictor.said["input_size"][0]
+    model, side = predictor.model, predictor.info["input_size"][0]
     for image in images:
         if getattr(model, "padding", "same") == "valid":
             (logits,) = tiling.predict(predictor.apply, [image], tile=side, multiple=2**model.depth)
@@ -151,7 +151,7 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
 
 def names(predictor: Predictor, number: int) -> list[str]:
     """Names of the classes; where the weights do not know them, numbers."""
-    return [str(name) for name in predictor.said["class_names"] or (f"class {k}" for k in range(number))]
+    return [str(name) for name in predictor.info["class_names"] or (f"class {k}" for k in range(number))]
 
 
 def read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
@@ -163,18 +163,18 @@ def read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], lis
 
 
 def _read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
-    size = predictor.said["input_size"]
-    if predictor.said["vocab"]:
+    size = predictor.info["input_size"]
+    if predictor.info["vocab"]:
         sentences = [line for argument in arguments for line in _lines(argument)]
-        return sentences, [encoded(sentence, predictor.said) for sentence in sentences]
+        return sentences, [encoded(sentence, predictor.info) for sentence in sentences]
     if len(size) == 3:
         paths = [path for argument in arguments for path in _images(pathlib.Path(argument))]
-        return list(map(str, paths)), [image(path, predictor.said, predictor.task) for path in paths]
+        return list(map(str, paths)), [image(path, predictor.info, predictor.task) for path in paths]
     if len(size) != 1:
         raise UserError(
             f"{predictor.name} takes inputs of shape {list(size)}; images, rows of a table and texts are known"
         )
-    tables = [(argument, table(argument, predictor.said, predictor.statistics)) for argument in arguments]
+    tables = [(argument, table(argument, predictor.info, predictor.statistics)) for argument in arguments]
     found = [(f"{argument}:{number}", row) for argument, rows in tables for number, row in rows.items()]
     return [name for name, _ in found], [row for _, row in found]
 
@@ -187,23 +187,23 @@ def _images(path: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def image(path: str | pathlib.Path, said: Mapping[str, Any], task: str = "classification") -> np.ndarray:
+def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classification") -> np.ndarray:
     """uint8 [H, W, C], of the size that the model was trained with; for segmentation, as large as the file's.
 
     Raises:
-      UserError: a file that is no image, or of another number of channels. Grey becomes colour, and colour grey where
-        its channels are equal.
+      UserError: a file that is not an image, or of another number of channels. Grey becomes colour, and colour grey
+        where its channels are equal.
     """
-    height, width, channels = said["input_size"]
-    resample = lookup("interpolation", said["interpolation"] or "bilinear", INTERPOLATIONS)
+    height, width, channels = info["input_size"]
+    resample = lookup("interpolation", info["interpolation"] or "bilinear", INTERPOLATIONS)
     try:
         with Image.open(path) as file:
             picture = folder.grey_or_rgb(file)
     except Exception as error:  # anything: Pillow's readers raise errors of all kinds
-        raise UserError(f"{path} is no image: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UserError(f"{path} is not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
         if height == width:
-            picture = folder.middle_square(picture, width, resample, said["crop"] or 1.0)
+            picture = folder.middle_square(picture, width, resample, info["crop"] or 1.0)
         else:
             picture = picture.resize((width, height), resample)
     array = np.asarray(picture)
@@ -222,14 +222,14 @@ def _lines(argument: str) -> list[str]:
     return [line for line in text.read(pathlib.Path(argument)).splitlines() if line.strip()]
 
 
-def encoded(sentence: str, said: Mapping[str, Any]) -> np.ndarray:
+def encoded(sentence: str, info: Mapping[str, Any]) -> np.ndarray:
     """Token ids int32 [length], -1 behind the end."""
-    (length,) = said["input_size"]
-    tokens = (list(sentence) if said["tokens"] == "characters" else sentence.split())[:length]
-    return np.pad(text.encode(tokens, said["vocab"]), (0, length - len(tokens)), constant_values=-1)
+    (length,) = info["input_size"]
+    tokens = (list(sentence) if info["tokens"] == "characters" else sentence.split())[:length]
+    return np.pad(text.encode(tokens, info["vocab"]), (0, length - len(tokens)), constant_values=-1)
 
 
-def table(path: str, said: Mapping[str, Any], statistics: preprocess.Statistics | None = None) -> dict[int, np.ndarray]:
+def table(path: str, info: Mapping[str, Any], statistics: preprocess.Statistics | None = None) -> dict[int, np.ndarray]:
     """Line number -> float32 [features] of a CSV or TSV file; categories as numbers behind the rest.
 
     A first line that is not all numbers names the columns: then the model's features are looked up by name, in any
@@ -238,7 +238,7 @@ def table(path: str, said: Mapping[str, Any], statistics: preprocess.Statistics 
     Raises:
       UserError: what `csv_table.read` refuses, a column that is not there, or a missing value where training had none.
     """
-    (width,), kept = said["input_size"], statistics or {"feature_names": said["feature_names"] or ()}
+    (width,), kept = info["input_size"], statistics or {"feature_names": info["feature_names"] or ()}
     numbers, words = ([str(name) for name in kept.get(f"{kind}_names", ())] for kind in ("feature", "category"))
     found = csv_table.read(pathlib.Path(path), header="", names=numbers + words or [str(k) for k in range(width)])
     if not numbers + words:
@@ -252,5 +252,7 @@ def table(path: str, said: Mapping[str, Any], statistics: preprocess.Statistics 
     rows = np.concatenate([array.astype(np.float32) for array in arrays.values()], axis=1)
     if "fill" not in kept and np.isnan(rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]
-        raise UserError(f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing, as it never was in training")
+        raise UserError(
+            f"{path}, line {found.lines[row]}: {numbers[column]!r} is missing; the training data had no missing values"
+        )
     return dict(zip(found.lines, rows, strict=True))

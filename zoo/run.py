@@ -287,11 +287,11 @@ def _metric_names(task: Task, dataset: Dataset, variables, splits, *, averaged: 
         batch = data.sample(dataset, dataset.meta["eval_batch_size"])
     batch["mask"] = np.ones(dataset.meta["eval_batch_size"], bool)
     batch.pop("weight", None)  # of the training split alone
-    shapes, rows = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
+    shapes, outputs = jax.eval_shape(step.make_eval_step(task, dataset), variables, batch)
     names = list(task.finalize(dict.fromkeys(shapes, 1.0)))
     if task.scores is not None:
-        output, answer = (np.zeros((2, *x.shape[1:]), x.dtype) for x in rows[:2])
-        names += metrics.numbers(task.scores(output, answer))
+        output, label = (np.zeros((2, *x.shape[1:]), x.dtype) for x in outputs[:2])
+        names += metrics.numbers(task.scores(output, label))
     return tuple(
         f"{split}{raw}/{name}" for split in splits for raw in (("", "_raw") if averaged else ("",)) for name in names
     )

@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     """All rows of a split."""
 
     label: np.ndarray  # int [N]
-    called: np.ndarray  # int [N], the class with the largest logit
+    predicted: np.ndarray  # int [N], the class with the largest logit
     log_p: np.ndarray  # float64 [N, C]
     classes: Sequence[str]  # C names
     threshold: float  # of coverage
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 def confusion_matrix(rows: Rows) -> list[list[int]]:
     """How many rows of each class (first index) are predicted as which (second); a nested list, in report.json."""
-    return sk.confusion_matrix(rows.label, rows.called, labels=range(len(rows.classes))).tolist()
+    return sk.confusion_matrix(rows.label, rows.predicted, labels=range(len(rows.classes))).tolist()
 
 
 def roc_auc(rows: Rows) -> float:
@@ -57,7 +57,7 @@ def _against_rest(rows: Rows, score: Callable) -> float:
 
 def calibration_error(rows: Rows) -> float:
     """Expected calibration error: |accuracy - confidence| over 15 equal bins of confidence (Guo et al. 2017, eq. 3)."""
-    confidence, correct = np.exp(rows.log_p.max(1)), rows.called == rows.label
+    confidence, correct = np.exp(rows.log_p.max(1)), rows.predicted == rows.label
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # without their lower ends, as in the paper
     return float(np.abs(np.bincount(bins, correct - confidence, BINS)).sum() / len(correct))
 
@@ -65,7 +65,7 @@ def calibration_error(rows: Rows) -> float:
 def coverage(rows: Rows) -> dict[str, float]:
     """Share of rows whose largest probability is at least task.coverage_threshold, and the accuracy on them."""
     kept = np.exp(rows.log_p.max(1)) >= rows.threshold
-    accuracy = np.mean(rows.called[kept] == rows.label[kept]) if kept.any() else float("nan")
+    accuracy = np.mean(rows.predicted[kept] == rows.label[kept]) if kept.any() else float("nan")
     return {"coverage": float(kept.mean()), "coverage_accuracy": float(accuracy)}
 
 
@@ -77,7 +77,7 @@ def coverage_error(rows: Rows) -> float:
 
 def _precision_recall_f1(rows: Rows, average: str | None, classes=None):
     return sk.precision_recall_fscore_support(
-        rows.label, rows.called, average=average, labels=classes, zero_division=0.0
+        rows.label, rows.predicted, average=average, labels=classes, zero_division=0.0
     )
 
 
@@ -93,7 +93,7 @@ def _per_class(index: int, name: str, about: str) -> Callable:
     def score(rows: Rows) -> dict[str, float]:
         classes = range(len(rows.classes))
         values = _precision_recall_f1(rows, None, classes)[index]
-        seen = np.isin(classes, [rows.label, rows.called])
+        seen = np.isin(classes, [rows.label, rows.predicted])
         return {
             f"{name}_{word}": float(value) if there else float("nan")
             for word, value, there in zip(rows.classes, values, seen, strict=True)
@@ -113,11 +113,11 @@ SCORES: dict[str, Callable[[Rows], float | dict | list]] = {
     "f1_per_class": _per_class(2, "f1", "F1 of each class, as f1_<class>."),
     "pr_auc": pr_auc,
     "precision_macro": _averaged(
-        0, "macro", "Of the rows called a class, the share that is one: the mean over classes."
+        0, "macro", "Of the rows predicted as a class, the share that belongs to it: the mean over classes."
     ),
     "precision_micro": _averaged(0, "micro", "Precision over all rows together: with one label per row, the accuracy."),
     "precision_per_class": _per_class(0, "precision", "Precision of each class, as precision_<class>."),
-    "recall_macro": _averaged(1, "macro", "Of the rows of a class, the share called so: the mean over classes."),
+    "recall_macro": _averaged(1, "macro", "Of the rows of a class, the share predicted as it: the mean over classes."),
     "recall_micro": _averaged(1, "micro", "Recall over all rows together: with one label per row, the accuracy."),
     "recall_per_class": _per_class(1, "recall", "Recall of each class, as recall_<class>."),
     "roc_auc": roc_auc,

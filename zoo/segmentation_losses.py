@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from zoo import losses
 
 # Region loss -> the weights of false positives and false negatives in the Tversky index that it is.
-INDICES = {
+TVERSKY_WEIGHTS = {
     "dice": {"alpha": 0.5, "beta": 0.5},
     "jaccard": {"alpha": 1.0, "beta": 1.0},
     "tversky": {"alpha": 0.3, "beta": 0.7},
@@ -45,7 +45,9 @@ def focal_map(logits, label, *, gamma: float = 2.0, alpha: float | Sequence[floa
       gamma: how much less a pixel counts the better it is classified; 0 is the cross-entropy.
       alpha: weight of class 1, and 1 - alpha that of class 0, as in the paper; or a weight per class; None: 1 for all.
     """
-    return losses.focused(cross_entropy_map(logits, label), label, logits.shape[-1], gamma=gamma, alpha=alpha)
+    return losses.focal_from_cross_entropy(
+        cross_entropy_map(logits, label), label, logits.shape[-1], gamma=gamma, alpha=alpha
+    )
 
 
 def overlaps(logits, label, weight=None, *, alpha: float, beta: float):
@@ -58,17 +60,17 @@ def overlaps(logits, label, weight=None, *, alpha: float, beta: float):
     g = (label[..., None] == classes.reshape(1, 1, 1, -1)).astype(p.dtype)
     w = jnp.ones((1, 1, 1, 1)) if weight is None else weight[..., None].astype(p.dtype)
     p, g = jnp.where(w > 0, p, 0) * w, jnp.where(w > 0, g, 0)  # whatever the logits of pixels that do not count
-    hit, predicted, there = jnp.sum(p * g, (0, 1, 2)), jnp.sum(p, (0, 1, 2)), jnp.sum(w * g, (0, 1, 2))
-    return hit, hit + alpha * (predicted - hit) + beta * (there - hit)
+    true_positive, predicted, actual = (jnp.sum(x, (0, 1, 2)) for x in (p * g, p, w * g))
+    return true_positive, true_positive + alpha * (predicted - true_positive) + beta * (actual - true_positive)
 
 
-def region(some, all_, smooth: float = SMOOTH):
+def region(numerator, denominator, smooth: float = SMOOTH):
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes, of what `overlaps` gives.
 
     Args:
       smooth: in pixels; keeps the quotient defined, and near 1 for a class that the batch does not have.
     """
-    return 1 - jnp.mean((some + smooth) / (all_ + smooth))
+    return 1 - jnp.mean((numerator + smooth) / (denominator + smooth))
 
 
 def cross_entropy(logits, label, weight=None, *, label_smoothing: float = 0.0):
@@ -89,8 +91,8 @@ def tversky(
     label,
     weight=None,
     *,
-    alpha: float = INDICES["tversky"]["alpha"],
-    beta: float = INDICES["tversky"]["beta"],
+    alpha: float = TVERSKY_WEIGHTS["tversky"]["alpha"],
+    beta: float = TVERSKY_WEIGHTS["tversky"]["beta"],
     smooth: float = SMOOTH,
 ):
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), the mean over the classes (Salehi et al. 2017).
@@ -106,7 +108,7 @@ def dice(logits, label, weight=None, *, smooth: float = SMOOTH):
     That is Tversky with 1/2 and 1/2. Without the paper's squares in the denominator, as is usual: for probabilities
     of 0 and 1 they make no difference.
     """
-    return tversky(logits, label, weight, **INDICES["dice"], smooth=smooth)
+    return tversky(logits, label, weight, **TVERSKY_WEIGHTS["dice"], smooth=smooth)
 
 
 def jaccard(logits, label, weight=None, *, smooth: float = SMOOTH):
@@ -114,7 +116,7 @@ def jaccard(logits, label, weight=None, *, smooth: float = SMOOTH):
 
     Of one class, dice / (2 - dice) in terms of the coefficients.
     """
-    return tversky(logits, label, weight, **INDICES["jaccard"], smooth=smooth)
+    return tversky(logits, label, weight, **TVERSKY_WEIGHTS["jaccard"], smooth=smooth)
 
 
 def weighted_sum(values, weight=None):

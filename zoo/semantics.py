@@ -1,6 +1,7 @@
 """What the weights of a run mean: the model, what it is to be fed with, and what comes out (`model.json`).
 
-The same names as in the header of a file of weights (zoo.weights.header), so that both can be used without being told.
+The same names as in the header of a file of weights (zoo.weights.header), so that both can be used without further
+options.
 """
 
 import os
@@ -25,21 +26,21 @@ CHANNEL_ORDERS = {1: "L", 3: "RGB"}
 
 def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     """The content of `model.json`."""
-    meta, names = dataset.meta, header.metadata.__kwdefaults__
-    said = {name: meta[name] for name in names if meta.get(name) is not None} | {"task": config.task.name}
+    meta, names = dataset.meta, header.Metadata._fields
+    info = {name: meta[name] for name in names if meta.get(name) is not None} | {"task": config.task.name}
     if config.task.get("temperature", 1.0) != 1 and config.task.name == "classification":
-        said["temperature"] = config.task.temperature
+        info["temperature"] = config.task.temperature
     if config.task.get("loss") == "poisson":
-        said["target_link"] = "log"
-    said["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
+        info["target_link"] = "log"
+    info["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
     if "image" in meta["shapes"]:
         order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
-        said |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
+        info |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
     if meta.get("vocab"):
         sentences = "label" in meta["shapes"] and config.data.tokens != "characters"
         words = sentences or "counts" in meta or text.EOS in meta["vocab"]  # running text of words has ends of lines
-        said["tokens"] = "words" if words else "characters"
-    return header.semantics(model, said)
+        info["tokens"] = "words" if words else "characters"
+    return header.semantics(model, info)
 
 
 def check_vocabulary(workdir: str | os.PathLike, meta: Mapping[str, Any]) -> None:
@@ -53,11 +54,11 @@ def moments(
     """(mean, std, whether of images in BGR) of `config.init_from`, if the run standardizes its data with them."""
     whose = config.data.statistics
     lookup("choice (config.data.statistics)", whose, dict.fromkeys(("auto", "train", "weights")))
-    said = {}
+    info = {}
     if config.init_from and whose != "train" and config.data.normalize == "standardize":
-        said = (workdir and read_json(pathlib.Path(workdir, "model.json"))) or weights.metadata(config.init_from)
-    if said.get("mean") and said.get("std"):
-        return said["mean"], said["std"], said.get("channel_order") == "BGR"
+        info = (workdir and read_json(pathlib.Path(workdir, "model.json"))) or weights.metadata(config.init_from)
+    if info.get("mean") and info.get("std"):
+        return info["mean"], info["std"], info.get("channel_order") == "BGR"
     if whose == "weights":
         raise UserError(
             "config.data.statistics is 'weights': it needs normalize='standardize' and an init_from that says the mean "

@@ -160,7 +160,7 @@ def repeated(train_step: Callable) -> Callable[..., tuple[TrainState, Window]]:
 
 
 def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch], tuple[Metrics, tuple | None]]:
-    """(variables, raw batch) -> the metrics of its real rows and, for a task with scores, (output, answer, mask).
+    """(variables, raw batch) -> the metrics of its real rows and, for a task with scores, (output, label, mask).
 
     To be compiled: XLA finds that both need the same forward pass.
     """
@@ -171,6 +171,6 @@ def make_eval_step(task: Task, dataset: Dataset) -> Callable[[Variables, Batch],
         _, (_, metrics) = task.loss(variables["params"], model_state, batch, None, train=False)
         if task.scores is None:
             return metrics, None
-        return metrics, (*task.rows(variables["params"], model_state, batch), batch["mask"])
+        return metrics, (*task.predict(variables["params"], model_state, batch), batch["mask"])
 
     return eval_step

@@ -51,7 +51,7 @@ def logits(path: str, outputs: int, meta: Mapping[str, Any]) -> Callable[[Batch]
     Raises:
       UserError: no weights there, or of another task, other classes, or (when called) for other inputs.
     """
-    model, variables, said = _load(path, "classification", outputs, meta)
+    model, variables, info = _load(path, "classification", outputs, meta)
 
     def teach(batch):
         x = model_input(batch)
@@ -61,18 +61,18 @@ def logits(path: str, outputs: int, meta: Mapping[str, Any]) -> Callable[[Batch]
             line = " ".join(str(error).split())[:200]
             raise UserError(f"the teacher {path} cannot take inputs {list(x.shape)}: {line}") from None
         check_outputs(f"classification, teacher {path}", found, 2, "a classifier")
-        return found.astype(np.float32) / (said.get("temperature") or 1.0)
+        return found.astype(np.float32) / (info.get("temperature") or 1.0)
 
     return teach
 
 
 def _load(path: str, task: str, outputs: int, meta: Mapping[str, Any]) -> tuple[nn.Module, Variables, Mapping]:
-    model, variables, said = load_model(path)
-    if said.get("task") not in (None, task):
-        raise UserError(f"the teacher {path} is for the task {said['task']}, and the run is for {task}")
+    model, variables, info = load_model(path)
+    if info.get("task") not in (None, task):
+        raise UserError(f"the teacher {path} is for the task {info['task']}, and the run is for {task}")
     if (own := getattr(model, "num_classes", None)) != outputs:
         raise UserError(f"the teacher {path} has {own} outputs, but the task needs {outputs}")
-    theirs, ours = said.get("class_names"), meta.get("class_names")
+    theirs, ours = info.get("class_names"), meta.get("class_names")
     if theirs and ours and list(map(str, theirs)) != list(map(str, ours)):
         raise UserError(f"the teacher {path} knows the classes {', '.join(theirs)}; the run has {', '.join(ours)}")
-    return model, variables, said
+    return model, variables, info

@@ -39,9 +39,9 @@ class Task(NamedTuple):
     # (params, batch, key, lr) -> (params, metrics): a whole training step with an update of its own, in place of
     # gradients of the loss and the optimizer, for gradients that are sparse
     step: Callable[..., tuple[Params, Metrics]] | None = None
-    # For metrics that are no sums over rows, in evaluation: (params, model_state, batch) -> (output, answer) of each
-    # row, [B, ...] both, and (output, answer) of all rows of a split, on the host, name -> value (or nested list)
-    rows: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    # For metrics that need all rows of a split at once. predict: (params, model_state, batch) -> (output, label) of
+    # each row, [B, ...] both; scores: (outputs, labels) of a whole split, on the host -> name -> value (or nested list)
+    predict: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     scores: Callable[[np.ndarray, np.ndarray], dict[str, Any]] | None = None
 
 
@@ -72,7 +72,7 @@ class Feed(NamedTuple):
 
     fetch: Callable[[int], Any]
     batch: Callable[[Any, jax.Array], Batch]
-    # (epoch -> rows, int32, a batch of them after the other) -> the same rows fed in that order; None: it is fixed
+    # (epoch -> int32 row indices, batch after batch) -> this feed in that order; None: the order is fixed
     reorder: Callable[[Callable[[int], np.ndarray]], "Feed"] | None = None
 
 

@@ -13,7 +13,7 @@ from zoo.types import Dataset, Source
 
 __all__ = ["DATASETS", "TEXTS", "TEXT_KINDS", "data_dir", "load", "load_corpus", "make", "sample"]
 
-# What `words:<paths>` and `grammar` look at; `zoo.run` tells of augmentation and the curriculum.
+# The settings that `words:<paths>` and `grammar` use; `zoo.run` refuses augmentation and a curriculum itself.
 CORPUS_OPTIONS = ("name", "dir", "batch_size", "min_count", "vocab_size", "sample", "augment", "curriculum")
 
 ON_DEVICE_BYTES = 2**31  # sets up to this size are kept on the device where `data.device` is 'auto'
@@ -66,7 +66,7 @@ def make(
         _refuse(options, "a corpus of word vectors has no use for it", used=CORPUS_OPTIONS)
         return corpus.make(load_corpus(options), options["name"], options, seed=seed, mesh=mesh)
     if "sample" in options:
-        _refuse({"sample": options["sample"]}, f"data set {options['name']!r} is no corpus of word vectors")
+        _refuse({"sample": options["sample"]}, f"data set {options['name']!r} is not a corpus of word vectors")
     if options["image_size"] < 0:
         raise UserError(f"config.data.image_size is {options['image_size']}; it must be 0 (as they are) or more")
     name = "(given)" if source is not None and options["name"] in DATASETS else options["name"]  # or a name of its own

@@ -50,7 +50,7 @@ def noise(key, batch, std: float):
 def cutout(key, batch, size: float):
     """A size x size square around a random pixel set to 0 (DeVries & Taylor 2017); it may reach over the border.
 
-    Label maps stay as they are: what is hidden must be told from its surroundings.
+    Label maps are unchanged: the network must infer hidden pixels from their surroundings.
     """
     images = batch["image"]
     hidden = geometry.boxes(key, geometry.shape_of(batch), size, size)

@@ -76,7 +76,7 @@ def read(path: pathlib.Path, classes: Sequence[int]) -> tuple[np.ndarray, np.nda
         raise UserError(f"{path} is not a whole {path.suffix[1:]} file: {error}") from None
     record = len(classes) + CHANNELS * SIDE * SIDE
     if not data or len(data) % record:
-        raise UserError(f"{path} is damaged: {len(data)} bytes are no whole number of records of {record} bytes")
+        raise UserError(f"{path} is damaged: {len(data)} bytes are not a whole number of records of {record} bytes")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     for column, number in enumerate(classes):
         if rows[:, column].max() >= number:

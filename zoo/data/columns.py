@@ -34,7 +34,7 @@ def check(options: Mapping[str, Any], splits: Mapping[str, Arrays], source: Sour
     if categories not in CATEGORIES:
         raise UserError(f"config.data.categories is {categories!r}{did_you_mean(categories, CATEGORIES)}")
     if impute and "feature" not in train and "category" not in train:
-        raise UserError(f"config.data.impute is {impute!r}; data set {options['name']!r} is no table")
+        raise UserError(f"config.data.impute is {impute!r}; data set {options['name']!r} is not a table")
     if categories != "one_hot" and "category" not in train:
         raise UserError(f"config.data.categories is {categories!r}; data set {options['name']!r} has no categories")
     if impute or "feature" not in train:
@@ -44,8 +44,8 @@ def check(options: Mapping[str, Any], splits: Mapping[str, Arrays], source: Sour
         if missing.any():
             column = int(np.argmax(missing > 0))
             raise UserError(
-                f"data set {options['name']!r}, {split}: column {_name(source, column)!r} misses {missing[column]} "
-                "values; set config.data.impute to 'mean', 'median', 'mode' or 'drop'"
+                f"data set {options['name']!r}, {split}: column {_name(source, column)!r} has "
+                f"{missing[column]} missing values; set config.data.impute to 'mean', 'median', 'mode' or 'drop'"
             )
 
 

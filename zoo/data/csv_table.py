@@ -18,7 +18,7 @@ import numpy as np
 
 from zoo import options as options_of
 from zoo.data import text
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError, did_you_mean, few
 from zoo.types import Source
 
 Path = pathlib.Path
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 def parse(rest: str) -> tuple[str, dict[str, str]]:
-    """(path, options) of what stands behind `csv:`.
+    """(path, options) of what follows `csv:`.
 
     Raises:
       UserError: an option that does not exist, is given twice or has no value, or no target.
@@ -260,10 +260,6 @@ def _check_columns(table: Table, train: Table, names: Sequence[str], words: Sequ
         found, known = set(table.columns[name]) - {""}, set(train.columns[name])
         if found and _are_numbers(found) and not found & known:
             raise UserError(
-                f"{table.path}: column {name!r} has the numbers {_shown(found)}; in {train.path.name} it has the "
-                f"categories {_shown(known - {''})}"
+                f"{table.path}: column {name!r} has the numbers {few(map(repr, sorted(found)))}; in {train.path.name} "
+                f"it has the categories {few(map(repr, sorted(known - {''})))}"
             )
-
-
-def _shown(values: Iterable[str]) -> str:
-    return ", ".join(map(repr, sorted(values)[:3])) + ", ..." * (len(set(values)) > 3)

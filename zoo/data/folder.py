@@ -21,14 +21,14 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError, did_you_mean, few
 from zoo.types import Source
 
 Path = pathlib.Path
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}  # ours -> folders
 IMAGES, LABELS = ("image", "images"), ("label", "labels", "mask", "masks")
 IGNORE = 255
-MOST_GREYS = 32  # more different values in label images are the marks of a lossy format, no classes
+MOST_GREYS = 32  # label images with more distinct values were probably saved in a lossy format
 
 
 class Row(NamedTuple):
@@ -121,7 +121,7 @@ def _splits(root: Path) -> dict[str, Path]:
         return {"train": root}
     for name in names:
         if name not in known:
-            raise UserError(f"{root / name} lies beside train/, and is no split{did_you_mean(name, known)}")
+            raise UserError(f"{root / name} lies beside train/, and is not a split{did_you_mean(name, known)}")
     folders = {}
     for split, customary in SPLITS.items():
         found = [name for name in customary if name in names]
@@ -141,7 +141,7 @@ def _class_rows(folders: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str,
     for split, folder in folders.items():
         for name in _folders(folder):
             if name not in names:
-                raise UserError(f"{folder / name} is no class of {folders['train']}{did_you_mean(name, names)}")
+                raise UserError(f"{folder / name} is not a class of {folders['train']}{did_you_mean(name, names)}")
         rows[split] = [Row(file, i) for i, name in enumerate(names) for file in files_in(folder / name, "**/*")]
     return names, rows
 
@@ -252,10 +252,9 @@ def _label_values(arrays: Mapping[str, Mapping[str, np.ndarray]], root: Path) ->
     classes, table = found[found != IGNORE], np.arange(256, dtype=np.uint8)
     if len(classes) < 2 or classes[-1] != len(classes) - 1 or len(found) == 256:
         if not 2 <= len(found) <= MOST_GREYS:
-            listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
             raise UserError(
-                f"folder:{root}: the label maps have {len(found)} different values ({listed}); they must have at least "
-                f"2 that are 0..n-1, or 2 to {MOST_GREYS} grey values in a lossless format"
+                f"folder:{root}: the label maps have {len(found)} different values ({few(found)}); they must have at "
+                f"least 2 that are 0..n-1, or 2 to {MOST_GREYS} grey values in a lossless format"
             )
         classes, table[found] = found, np.arange(len(found))
         logging.warning("folder:%s: label values %s are classes 0 to %d", root, found.tolist(), len(found) - 1)

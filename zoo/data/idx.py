@@ -73,7 +73,8 @@ def read(path: pathlib.Path, *, dimensions: int) -> np.ndarray:
     found = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
     if found != magic:
         raise UserError(
-            f"{path}: the magic number is {found}, not {magic}; this is no idx file of {dimensions}-dimensional bytes"
+            f"{path}: the magic number is {found}, not {magic}; this is not an idx file of {dimensions}-dimensional "
+            "bytes"
         )
     shape = tuple(np.frombuffer(data[4:header], ">u4").tolist()) if len(data) >= header else ()
     if len(shape) != dimensions or len(data) - header != math.prod(shape):

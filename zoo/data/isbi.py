@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from zoo.data import folder
-from zoo.errors import UserError
+from zoo.errors import UserError, few
 from zoo.types import Source
 
 
@@ -22,10 +22,6 @@ def isbi2012(data_dir: pathlib.Path) -> Source:
     train = folder.pairs({"train": root})["train"]
     grey = np.flatnonzero(np.bincount(train["label"].ravel()))
     if grey.tolist() != [0, 255]:
-        raise UserError(f"{root}: the labels are {_few(grey)}; they must be 0 (membrane) and 255 (cell)")
+        raise UserError(f"{root}: the labels are {few(grey)}; they must be 0 (membrane) and 255 (cell)")
     label = (train["label"] == 0).astype(np.uint8)
     return Source({**train, "label": label}, class_names=("cell", "membrane"))
-
-
-def _few(values: np.ndarray) -> str:
-    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

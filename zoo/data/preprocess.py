@@ -115,7 +115,7 @@ def parse(setting) -> list[tuple[str, tuple[float, ...]]]:
         try:
             steps.append((name, (float(number),) if colon else ()))
         except ValueError:
-            raise UserError(f"config.data.normalize: {number!r} in {step!r} is no number") from None
+            raise UserError(f"config.data.normalize: {number!r} in {step!r} is not a number") from None
     return steps
 
 
@@ -258,7 +258,7 @@ def make(statistics: Statistics) -> Callable[[Batch], Batch]:
 
 
 def describe(statistics: Statistics, train: Arrays) -> dict[str, Any]:
-    """What `meta` tells of them.
+    """What `meta` says about the statistics.
 
     'mean' and 'std' by channel or feature, on the scale of 0 to 1 for images, where the input is no more than
     (x - mean) / std, else None; 'target_mean' and 'target_std', numbers, or lists where there are several targets (a
@@ -268,16 +268,16 @@ def describe(statistics: Statistics, train: Arrays) -> dict[str, Any]:
     mean = std = None
     if x is not None and len(steps) == 1 and "scale" in steps[0][1]:
         mean, std = ((steps[0][1][key] / _unit(x)).tolist() for key in ("shift", "scale"))
-    told = {"mean": mean, "std": std, **dict.fromkeys(("target_mean", "target_std", "target_min"))}
+    described = {"mean": mean, "std": std, **dict.fromkeys(("target_mean", "target_std", "target_min"))}
     if "target" in statistics:
         target_mean, target_std, target_min = statistics["target"]
-        told["target_mean"], told["target_std"] = (
+        described["target_mean"], described["target_std"] = (
             target_mean.tolist(),
             np.where(target_std > 0, target_std, 1.0).tolist(),
         )
-        told["target_min"] = float(target_min.min())
-    told |= columns.describe(statistics)
-    return told | ({"feature_names": None} if {"pca", "lda"} & {name for name, _ in steps} else {})
+        described["target_min"] = float(target_min.min())
+    described |= columns.describe(statistics)
+    return described | ({"feature_names": None} if {"pca", "lda"} & {name for name, _ in steps} else {})
 
 
 def fits(statistics: Statistics | None, options: Mapping[str, Any]) -> bool:

@@ -54,6 +54,7 @@ GENERATED = {"adding": adding.generate, "morse": morse.generate, "morse_words": 
 # Texts: these take the settings of `zoo.data.text.OPTIONS` too. Kinds go by a path, as in text:/data/novel.txt.
 TEXTS = {"ptb": text.ptb, "sst2": sentences.sst2, "tinyshakespeare": text.tinyshakespeare}
 TEXT_KINDS = {"sentences": sentences.load, "text": text.load}
+KINDS = ("csv", "folder", "tfds", "words", *TEXT_KINDS)
 
 
 def data_dir(setting: str | None = None) -> pathlib.Path:
@@ -85,13 +86,13 @@ def load(
         raise UserError(f"config.data.on_error is {on_error!r}; it must be 'stop' or 'skip'")
     kind, colon, rest = name.partition(":")
     if colon:
-        lookup("kind of data set", kind, {"csv": None, "folder": None, "tfds": None, "words": None, **TEXT_KINDS})
+        lookup("kind of data set", kind, dict.fromkeys(KINDS))
     if on_error == "skip" and kind != "folder":
-        raise UserError(f"config.data.on_error is 'skip'; only folder: sets can go without images, {name!r} is whole")
+        raise UserError(f"config.data.on_error is 'skip', which only folder: data sets support, not {name!r}")
     if name not in TEXTS and kind not in TEXT_KINDS:
         for key, default in text.OPTIONS.items():
             if text_options[key] != default:
-                raise UserError(f"config.data.{key} is {text_options[key]!r}, but data set {name!r} is no text")
+                raise UserError(f"config.data.{key} is {text_options[key]!r}, but data set {name!r} is not text")
     if colon and kind in ("csv", "folder", *TEXT_KINDS):
         rest, table_options = csv_table.parse(rest) if kind == "csv" else (rest, None)
         if not rest:

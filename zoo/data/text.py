@@ -1,6 +1,6 @@
 """Running text: files to streams of tokens, and the two texts that language models are compared on.
 
-A split is one array of token ids int32 [N]; zoo.data.streams makes windows of it. Words are what white space divides,
+A split is one array of token ids int32 [N]; zoo.data.streams makes windows of it. Words are separated by white space,
 and every line ends with `<eos>` (as in Mikolov's preparation of the Penn Treebank); as characters it ends with a
 newline. The vocabulary is in the order of falling counts, of the training text; what it does not have is `<unk>`.
 """

@@ -26,6 +26,7 @@ from zoo.models import layers
 from zoo.models.conv import Conv, max_pool
 from zoo.models.layers import DTYPES, POOLS, Stage
 from zoo.models.local_response_norm import REGIONS, local_response_norm
+from zoo.options import check_choices, check_least
 
 # What the two networks are made of; every option can also be set on its own.
 VARIANTS = {
@@ -83,12 +84,8 @@ class AlexNet(nn.Module):
             raise UserError(f"alexnet: widths is {tuple(self.widths)}; it must be the channels of 5 convolutions")
         if self.groups < 1 or any(width % self.groups for width in self.widths):
             raise UserError(f"alexnet: groups is {self.groups}; it must divide the widths {tuple(self.widths)}")
-        if self.hidden < 1:
-            raise UserError(f"alexnet: hidden is {self.hidden}; it must be at least 1")
-        if self.response_norm not in ("none", *REGIONS):
-            raise UserError(
-                f"alexnet: response_norm is {self.response_norm!r}; it must be 'none', 'across' or 'within'"
-            )
+        check_least("alexnet", self, hidden=1)
+        check_choices("alexnet", self, response_norm=("none", *REGIONS))
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -20,7 +20,7 @@ from zoo.models import layers, normalization
 from zoo.models.conv import Conv, avg_pool, max_pool
 from zoo.models.layers import DTYPES, Stage
 from zoo.models.normalization import PLAIN, normalized, standardized_conv
-from zoo.options import check_rate
+from zoo.options import check_choices, check_least, check_rate
 
 VARIANTS = {"convnet1d": {"dims": 1}, "convnet2d": {"dims": 2}}
 POOLS = ("max", "avg", "stride")
@@ -78,12 +78,8 @@ class ConvNet(nn.Module):
         initializers.get(self.kernel_init)
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"{self._what}: widths is {tuple(self.widths)}; every stage needs at least 1 channel")
-        for key in ("depth", "kernel_size", "pool_size"):
-            if (value := getattr(self, key)) < 1:
-                raise UserError(f"{self._what}: {key} is {value}; it must be at least 1")
-        for key, choices in (("pool", POOLS), ("norm_place", ("before", "after"))):
-            if (value := getattr(self, key)) not in choices:
-                raise UserError(f"{self._what}: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        check_least(self._what, self, depth=1, kernel_size=1, pool_size=1)
+        check_choices(self._what, self, pool=POOLS, norm_place=("before", "after"))
         normalization.check(
             self._what, self.norm, place=self.norm_place, weight_standardization=self.weight_standardization
         )

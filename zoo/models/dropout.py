@@ -18,7 +18,7 @@ def unit(x, rate: float, *, train: bool, name: str):
 
 
 def spatial(x, rate: float, *, train: bool, name: str):
-    """Whole channels of an example, whose neighbouring places tell the same (Tompson et al. 2015, arXiv:1411.4280)."""
+    """Whole channels of an example, since neighbouring places are correlated (Tompson et al. 2015, arXiv:1411.4280)."""
     places = tuple(range(1, x.ndim - 1))
     return nn.Dropout(rate, broadcast_dims=places, deterministic=not train, name=name)(x)
 

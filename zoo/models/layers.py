@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
-from zoo.options import check_rate
+from zoo.options import check_least, check_rate
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 POOLS = {"avg": jnp.mean, "max": jnp.max}
@@ -34,8 +34,7 @@ def check_image_options(name: str, model) -> None:
     """Raises UserError where an option that all image models share makes no sense."""
     if model.num_classes < 0:
         raise UserError(f"{name}: num_classes is {model.num_classes}; it must be at least 1, or 0 for features")
-    if model.in_channels is not None and model.in_channels < 1:
-        raise UserError(f"{name}: in_channels is {model.in_channels}; it must be at least 1")
+    check_least(name, model, in_channels=1)
     if hasattr(model, "global_pool"):
         lookup(f"global_pool of {name}", model.global_pool, POOLS)
     lookup(f"dtype of {name}", model.dtype, DTYPES)

@@ -30,7 +30,7 @@ from zoo.models import dropout as dropouts
 from zoo.models import layers
 from zoo.models.conv import NHWC, Conv, avg_pool, conv, max_pool
 from zoo.models.layers import DTYPES, Stage
-from zoo.options import check_rate
+from zoo.options import check_choices, check_rate
 
 # Table I of the paper: which maps of pool1 feed each of the 16 maps of conv2.
 TABLE_1 = (
@@ -86,10 +86,7 @@ class LeNet5(nn.Module):
         dropouts.check("lenet5", self.dropout_kind, self.block_dropout)
         if self.padding < 0:
             raise UserError(f"lenet5: padding is {self.padding}; it must be zero or more")
-        if self.pool not in ("max", "avg", "trainable"):
-            raise UserError(f"lenet5: pool is {self.pool!r}; it must be 'max', 'avg' or 'trainable'")
-        if self.connections not in ("full", "table"):
-            raise UserError(f"lenet5: connections is {self.connections!r}; it must be 'full' or 'table'")
+        check_choices("lenet5", self, pool=("max", "avg", "trainable"), connections=("full", "table"))
 
     @property
     def stages(self) -> tuple[Stage, ...]:

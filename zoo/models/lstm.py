@@ -24,6 +24,7 @@ from zoo.errors import UserError
 from zoo.models import recurrent
 from zoo.models.layers import DTYPES
 from zoo.models.recurrent import Recurrent, dense_product, product, uniform
+from zoo.options import check_choices, check_least
 
 POOLS = ("last", "mean", "max", "additive", "dot", "none")
 
@@ -83,9 +84,7 @@ class LSTMLanguageModel(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         recurrent.check_options("lstm_lm", self)
-        for key in ("embed_dim", "embed_size"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise UserError(f"lstm_lm: {key} is {value}; it must be at least 1")
+        check_least("lstm_lm", self, embed_dim=1, embed_size=1)
         if not (self.embed_size or self.num_classes):
             raise UserError("lstm_lm: num_classes is 0 (features), so embed_size must tell the size of the vocabulary")
         if self.tied and self.embed_dim not in (None, self.width):
@@ -145,12 +144,10 @@ class LSTMClassifier(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         recurrent.check_options("lstm_classifier", self)
-        if self.pool not in POOLS:
-            raise UserError(f"lstm_classifier: pool is {self.pool!r}; it must be one of {', '.join(map(repr, POOLS))}")
+        check_choices("lstm_classifier", self, pool=POOLS)
         if self.vocab_size is not None and self.vocab_size < 2:
             raise UserError(f"lstm_classifier: vocab_size is {self.vocab_size}; it must be at least 2, or None")
-        if self.embed_dim < 1:
-            raise UserError(f"lstm_classifier: embed_dim is {self.embed_dim}; it must be at least 1")
+        check_least("lstm_classifier", self, embed_dim=1)
 
     @nn.compact
     def __call__(self, x, *, train: bool = False, return_weights: bool = False):

@@ -15,7 +15,7 @@ from zoo.errors import UserError
 from zoo.models import normalization
 from zoo.models.dropout import dropconnect
 from zoo.models.normalization import normalized
-from zoo.options import check_rate
+from zoo.options import check_choices, check_rate
 
 
 class MLP(nn.Module):
@@ -53,14 +53,15 @@ class MLP(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         if self.norm == "instance":
-            raise UserError("mlp: norm 'instance' is over the places of a map, and a layer of units has none")
-        if self.norm_place not in ("before", "after"):
-            raise UserError(f"mlp: norm_place is {self.norm_place!r}; it must be 'before' or 'after' the activation")
+            raise UserError("mlp: norm 'instance' needs feature maps; use 'layer' or 'batch'")
+        check_choices("mlp", self, norm_place=("before", "after"))
         normalization.check("mlp", self.norm, place=self.norm_place)
         if self.activation != "maxout":
             activations.get(self.activation)
             if self.pieces != type(self).pieces:
-                raise UserError(f"mlp: pieces is {self.pieces}, but activation is {self.activation!r}; it is of maxout")
+                raise UserError(
+                    f"mlp: pieces is {self.pieces}, an option of activation 'maxout'; activation is {self.activation!r}"
+                )
         elif self.pieces < 2:
             raise UserError(f"mlp: pieces is {self.pieces}; maxout takes the largest of at least 2")
         if any(width < 1 for width in self.widths):

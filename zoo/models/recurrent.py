@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from zoo.errors import UserError, lookup
 from zoo.models.layers import DTYPES
-from zoo.options import check_rate
+from zoo.options import check_least, check_rate
 
 Carry = dict[str, jax.Array]  # 'h' [B, H], and 'c' [B, H] of an LSTM
 
@@ -265,9 +265,7 @@ def check_options(name: str, model) -> None:
     lookup(f"cell of {name}", model.cell, CELLS)
     lookup(f"dtype of {name}", model.dtype, DTYPES)
     check_rate(name, dropout=model.dropout, recurrent_dropout=model.recurrent_dropout)
-    for key in ("width", "depth"):
-        if (value := getattr(model, key)) < 1:
-            raise UserError(f"{name}: {key} is {value}; it must be at least 1")
+    check_least(name, model, width=1, depth=1)
     if model.num_classes < 0:
         raise UserError(f"{name}: num_classes is {model.num_classes}; it must be at least 1, or 0 for features")
     if model.biases not in (1, 2):

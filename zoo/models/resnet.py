@@ -36,7 +36,7 @@ from zoo.models.conv import max_pool
 from zoo.models.layers import DTYPES, Stage
 from zoo.models.normalization import EPSILON, PLAIN
 from zoo.models.residual import Block, convolution, norm_of
-from zoo.options import check_rate
+from zoo.options import check_choices, check_least, check_rate
 
 _CIFAR = {"width": 16, "stem": "3x3", "shortcut": "A", "num_classes": 10}
 
@@ -132,15 +132,11 @@ class ResNet(nn.Module):
         dropouts.check("resnet", self.dropout_kind, self.block_dropout)
         normalization.check("resnet", self.norm, weight_standardization=self.weight_standardization)
         if self.zero_init and self.norm in PLAIN and not self.preactivation:
-            raise UserError(f"resnet: zero_init is of the last norm's scale, and norm {self.norm!r} has none")
+            raise UserError(f"resnet: zero_init zeroes the scale of the last norm, and norm {self.norm!r} has no scale")
         if not self.depths or min(self.depths) < 1:
             raise UserError(f"resnet: depths is {tuple(self.depths)}; every stage needs at least 1 block")
-        for key in ("width", "widening", "stem_width"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise UserError(f"resnet: {key} is {value}; it must be at least 1")
-        for key, choices in CHOICES.items():
-            if (value := getattr(self, key)) not in choices:
-                raise UserError(f"resnet: {key} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        check_least("resnet", self, width=1, widening=1, stem_width=1)
+        check_choices("resnet", self, **CHOICES)
         if not self.bn_eps > 0:
             raise UserError(f"resnet: bn_eps is {self.bn_eps}; it must be more than 0")
         if self.bn_eps != EPSILON and self.norm in PLAIN:

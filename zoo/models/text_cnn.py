@@ -16,7 +16,7 @@ from zoo import activations
 from zoo.errors import UserError
 from zoo.models import recurrent
 from zoo.models.conv import Conv
-from zoo.options import check_rate
+from zoo.options import check_least, check_rate
 
 
 class TextCNN(nn.Module):
@@ -47,9 +47,7 @@ class TextCNN(nn.Module):
         check_rate("text_cnn", embed_dropout=self.embed_dropout, dropout=self.dropout)
         if not self.kernel_sizes or min(self.kernel_sizes) < 1:
             raise UserError(f"text_cnn: kernel_sizes is {tuple(self.kernel_sizes)}; each must be at least 1")
-        for key, least in (("num_classes", 0), ("vocab_size", 2), ("embed_dim", 1), ("filters", 1)):
-            if (value := getattr(self, key)) < least:
-                raise UserError(f"text_cnn: {key} is {value}; it must be at least {least}")
+        check_least("text_cnn", self, num_classes=0, vocab_size=2, embed_dim=1, filters=1)
 
     @nn.compact
     def __call__(self, token_BT, *, train: bool = False):

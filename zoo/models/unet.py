@@ -29,6 +29,7 @@ from zoo.models.conv import Conv, max_pool
 from zoo.models.layers import DTYPES, Stage, check_image_options, check_images
 from zoo.models.normalization import PLAIN, normalized
 from zoo.models.upsampling import UpConv, doubled
+from zoo.options import check_choices, check_least
 
 # What the networks are made of; every option can also be set on its own.
 VARIANTS = {
@@ -79,12 +80,9 @@ class UNet(nn.Module):
         super().__post_init__()
         _check("unet", self)
         activations.get(self.head_activation)
-        for key, choices in CHOICES.items():
-            if (value := getattr(self, key)) not in choices:
-                raise UserError(f"unet: {key} is {value!r}; it must be {' or '.join(map(repr, choices))}")
+        check_choices("unet", self, **CHOICES)
         normalization.check("unet", self.norm)
-        if self.depth < 1:
-            raise UserError(f"unet: depth is {self.depth}; it must be at least 1")
+        check_least("unet", self, depth=1)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -236,8 +234,7 @@ def _head(x, num_classes: int, dtype: str):
 
 def _check(name: str, model) -> None:
     check_image_options(name, model)
-    if model.width < 1:
-        raise UserError(f"{name}: width is {model.width}; it must be at least 1")
+    check_least(name, model, width=1)
     activations.get(model.activation)
 
 

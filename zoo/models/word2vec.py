@@ -2,7 +2,7 @@
 
 Source: Mikolov et al. 2013a, "Efficient estimation of word representations in vector space" (arXiv:1301.3781), with
 the initial values of the released code: input vectors uniform in +-0.5 / features, output vectors 0. The recipes
-`skipgram` and `cbow` tell what they reach; how they learn is `zoo.tasks.word2vec`.
+`skipgram` and `cbow` report their results; training is in `zoo.tasks.word2vec`.
 """
 
 import flax.linen as nn
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.errors import UserError
+from zoo.options import check_choices, check_least
 
 
 def _input_init(key, shape, dtype=jnp.float32):
@@ -29,7 +30,7 @@ class SkipGram(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_sizes("skipgram", self)
+        check_least("skipgram", self, num_classes=2, features=1)
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
@@ -53,9 +54,8 @@ class CBOW(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_sizes("cbow", self)
-        if self.combine not in ("mean", "sum"):
-            raise UserError(f"cbow: combine is {self.combine!r}; it must be 'mean' or 'sum'")
+        check_least("cbow", self, num_classes=2, features=1)
+        check_choices("cbow", self, combine=("mean", "sum"))
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
@@ -67,12 +67,6 @@ class CBOW(nn.Module):
         if self.combine == "mean":
             hidden /= jnp.maximum(jnp.sum(real, 1), 1)
         return hidden @ output.T
-
-
-def _check_sizes(name: str, module) -> None:
-    for key, least in (("num_classes", 2), ("features", 1)):
-        if getattr(module, key) < least:
-            raise UserError(f"{name}: {key} is {getattr(module, key)}; it must be at least {least}")
 
 
 def _check_words(name: str, x, forms: dict[int, str]) -> None:

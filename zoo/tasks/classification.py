@@ -81,7 +81,7 @@ def make(
         raise UserError(f"task classification: temperature is {temperature}; it must be above 0")
     if teacher_share == 1 and (label_smoothing or weights is not None):
         what = "label_smoothing" if label_smoothing else "class_weights"
-        raise UserError(f"task classification: {what} is of the labels, and teacher_share is 1: they do not count")
+        raise UserError(f"task classification: {what} has no effect with teacher_share=1, which ignores the labels")
     taught = _taught(teacher, teacher_share, teacher_temperature, outputs, meta)
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
@@ -113,11 +113,11 @@ def make(
             sums[f"top{k}_accuracy"] = masked_sum(jnp.any(found, -1), mask)
         return masked_mean(each, mask), (model_state, sums)
 
-    def rows(params, model_state, batch):
+    def predict(params, model_state, batch):
         logits, _ = logits_of(params, model_state, batch, None, train=False)
         return logits, batch["label"]
 
-    return Task(init_model(model), loss_fn, rows=rows, scores=_scores(metrics, meta, coverage_threshold))
+    return Task(init_model(model), loss_fn, predict=predict, scores=_scores(metrics, meta, coverage_threshold))
 
 
 def _loss(name: str, outputs: int, options: Mapping):

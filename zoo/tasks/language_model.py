@@ -24,7 +24,7 @@ from zoo.types import Task
 
 def num_outputs(meta: Mapping, **_) -> int:
     if meta.get("length") is None:
-        raise UserError(f"task language_model: data set {meta['name']!r} is no running text; use text:<path> or ptb")
+        raise UserError(f"task language_model: data set {meta['name']!r} is not running text; use text:<path> or ptb")
     return len(meta["vocab"])
 
 

@@ -39,7 +39,9 @@ def make(model, meta: Mapping, *, loss: str = "mse", delta: float | None = None)
     if delta is not None and not delta > 0:
         raise UserError(f"task regression: delta is {delta}; it must be above 0")
     if loss == "poisson" and not (meta["target_min"] >= 0 and np.min(meta["target_mean"]) > 0):
-        raise UserError(f"task regression: loss poisson is of counts, but the least target is {meta['target_min']:g}")
+        raise UserError(
+            f"task regression: loss poisson needs counts, but the smallest target is {meta['target_min']:g}"
+        )
     mean, std = (np.atleast_1d(meta[key]) for key in ("target_mean", "target_std"))  # float64 [targets]
     options = {} if delta is None else {"delta": delta}
 

@@ -20,7 +20,7 @@ from zoo.tasks.supervised import apply_model, fitting, init_model
 from zoo.types import Task
 
 PIXEL_LOSSES = {"cross_entropy": segmentation_losses.cross_entropy_map, "focal": segmentation_losses.focal_map}
-REGION_LOSSES = segmentation_losses.INDICES
+REGION_LOSSES = segmentation_losses.TVERSKY_WEIGHTS
 # option -> the losses that read it; in the order of `make`
 OPTIONS = {
     "label_smoothing": ("cross_entropy",),
@@ -89,7 +89,7 @@ def make(
         for loss in ("focal_", "tversky_")
     )
     pixel_options = {"cross_entropy": {"label_smoothing": given.get("label_smoothing", 0.0)}, "focal": focal}
-    indices = REGION_LOSSES | {"tversky": REGION_LOSSES["tversky"] | tversky}
+    tversky_weights = REGION_LOSSES | {"tversky": REGION_LOSSES["tversky"] | tversky}
     constant = given.get("smooth", segmentation_losses.SMOOTH)
 
     def outputs(params, model_state, batch, key, *, train: bool):
@@ -98,12 +98,12 @@ def make(
         apply = functools.partial(apply_model, model, params, model_state, key=None, train=False)
         return _mean_over_views(lambda view: apply(batch=view)[0], batch, binary=binary), model_state
 
-    def predicted(logits):
+    def to_labels(logits):
         return (logits[..., 0] > 0).astype(jnp.int32) if binary else jnp.argmax(logits, -1)
 
-    def rows(params, model_state, batch):
+    def predict(params, model_state, batch):
         logits, _ = outputs(params, model_state, batch, None, train=False)
-        return predicted(logits), _targets(logits, batch, ignore_index)[0]
+        return to_labels(logits), _targets(logits, batch, ignore_index)[0]
 
     def loss_fn(params, model_state, batch, key, *, train: bool):
         logits, model_state = outputs(params, model_state, batch, key, train=train)
@@ -121,11 +121,12 @@ def make(
                 metrics[f"_loss_{name}"] = segmentation_losses.weighted_sum(values, weight)
                 total += factor * segmentation_losses.weighted_mean(values, weight)
             else:
-                some, all_ = segmentation_losses.overlaps(logits, label, valid, **indices[name])
-                total += factor * segmentation_losses.region(some, all_, constant)
+                quotients = segmentation_losses.overlaps(logits, label, valid, **tversky_weights[name])
+                total += factor * segmentation_losses.region(*quotients, constant)
                 # Never 0 / 0, where the softmax has rounded an absent class to nothing.
                 metrics |= {
-                    f"_loss_{name}_{k}": (s + 1e-6, a + 1e-6) for k, (s, a) in enumerate(zip(some, all_, strict=True))
+                    f"_loss_{name}_{k}": (numerator + 1e-6, denominator + 1e-6)
+                    for k, (numerator, denominator) in enumerate(zip(*quotients, strict=True))
                 }
         counts = _counts(logits, label, valid)
         if train:  # added up over many steps on the device, where integers would overflow
@@ -133,15 +134,15 @@ def make(
         return total, (model_state, metrics | counts)
 
     def _counts(logits, label, valid):
-        found = predicted(logits)
+        found = to_labels(logits)
         pixels, metrics = _count(valid), {"pixel_accuracy": (_count((found == label) & valid), _count(valid))}
         for k, name in zip(classes, names, strict=True):
-            hit, seen, there = (
+            true_positive, predicted, actual = (
                 _count(pixel & valid) for pixel in ((found == k) & (label == k), found == k, label == k)
             )
-            metrics[f"iou_{name}"] = (hit, seen + there - hit)
-            metrics[f"dice_{name}"] = (2 * hit, seen + there)
-            metrics[f"_share_{name}"] = (there, pixels)
+            metrics[f"iou_{name}"] = (true_positive, predicted + actual - true_positive)
+            metrics[f"dice_{name}"] = (2 * true_positive, predicted + actual)
+            metrics[f"_share_{name}"] = (actual, pixels)
         return metrics
 
     def finalize(values: dict[str, float]) -> dict[str, float]:
@@ -156,7 +157,7 @@ def make(
             result[f"mean_{kind}"] = math.fsum(found) / len(found) if found else float("nan")
         return result
 
-    return Task(init_model(model), loss_fn, finalize, rows=rows)
+    return Task(init_model(model), loss_fn, finalize, predict=predict)
 
 
 def _mean_over_views(apply, batch, *, binary: bool):

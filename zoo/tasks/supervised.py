@@ -1,4 +1,4 @@
-"""What all tasks on (input, answer) pairs share: applying the model, and exact masked sums."""
+"""What all tasks on (input, label or target) pairs share: applying the model, and exact masked sums."""
 
 from collections.abc import Mapping
 

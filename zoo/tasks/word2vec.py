@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
 def num_outputs(meta: Mapping, **_) -> int:
     if "counts" not in meta:
-        raise UserError(f"task word2vec: data set {meta['name']!r} is no corpus; use words:<path> or grammar")
+        raise UserError(f"task word2vec: data set {meta['name']!r} is not a corpus; use words:<path> or grammar")
     return meta["num_classes"]
 
 

@@ -32,7 +32,7 @@ def load_weights(
     words: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Variables:
-    """The variables of `model` from a file of weights, complete or refused; every adaptation is told in a line.
+    """The variables of `model` from a file of weights, complete or refused; every adaptation is printed.
 
     Adapted are: another number of classes, by a new head; a stem kernel for 3 channels, summed for 1, repeated and
     scaled by 3 / n for n; 16-bit and float64 sources, to float32; a residual network's file for a `unet_resnet*`, whose
@@ -40,7 +40,7 @@ def load_weights(
 
     Args:
       model: a module of the zoo.
-      source: safetensors, PyTorch, npz, Keras or word vectors (told by the bytes); a run folder;
+      source: safetensors, PyTorch, npz, Keras or word vectors (detected from the bytes); a run folder;
         hf:owner/repo[/file][@revision]; https://...#sha256=<64 hex digits>.
       rules: your own, (regex on our path, a name or names in the file, function) each; default: the table that fits.
       input: shape of one example, such as (32, 32, 3), or a batch (its shape and dtype are used); default: what the
@@ -60,17 +60,18 @@ def load_weights(
 
 def load_model(source: str | os.PathLike) -> tuple[nn.Module, Variables, dict[str, Any]]:
     """(model, variables, metadata) of a file that `save_weights` wrote, or of a run folder: both say what they hold."""
-    said = metadata(source)
-    if not said:
+    info = metadata(source)
+    if not info:
         raise UserError(
-            f"{source} is no run folder with a model.json, and has no header of this zoo; use load_weights(model, ...)"
+            f"{source} is not a run folder with a model.json, and has no header of this zoo; use "
+            "load_weights(model, ...)"
         )
-    model = header.model_of(source, said)
-    return model, importing.fill(model, source, files.read(source), None, said["input_size"], 0).variables, said
+    model = header.model_of(source, info)
+    return model, importing.fill(model, source, files.read(source), None, info["input_size"], 0).variables, info
 
 
 def metadata(source: str | os.PathLike) -> dict[str, Any]:
-    """What a file of `save_weights` or a run folder says of its weights (see `header.metadata`), or {}."""
+    """What a file of `save_weights` or a run folder says of its weights (see `header.Metadata`), or {}."""
     if os.path.isdir(source):
         return read_json(pathlib.Path(source, "model.json")) or {}
     weights = files.read(source)
@@ -97,7 +98,7 @@ def save_weights(
       layout: whose names: 'zoo', or one of `zoo.weights.export.LAYOUTS`, such as 'torchvision', which
         `load_state_dict(..., strict=True)` takes.
       input: [H, W, C] of the images that an MLP flattens, where its layout is PyTorch's, which flattens [C, H, W].
-      **metadata: of layout 'zoo', names and types of `zoo.weights.header.metadata`: input_size, mean, std,
+      **metadata: of layout 'zoo', names and types of `zoo.weights.header.Metadata`: input_size, mean, std,
         channel_order, crop, interpolation, class_names, source, source_sha256, licence.
 
     Raises:
@@ -122,7 +123,7 @@ def import_weights(model: nn.Module, source, rules=None, *, input=None, words=No
     if "words" in weights.metadata:
         return vectors.fill(model, source, weights, words, input, seed)
     run = os.path.isdir(source)
-    if said := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
-        header.check_options(source, said, model)
-        header.check_vocabulary(source, said, words)
+    if info := metadata(source) if run else "zoo" in weights.metadata and header.read(source, weights):
+        header.check_options(source, info, model)
+        header.check_vocabulary(source, info, words)
     return importing.fill(model, source, weights, rules, input, seed)

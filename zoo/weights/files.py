@@ -1,4 +1,4 @@
-"""Files of weights as named NumPy arrays, whatever the format: it is told by the bytes, not by the name.
+"""Files of weights as named NumPy arrays; the format is detected from the bytes, not from the name.
 
 Nothing in a file is executed, and nothing is taken at its word: lengths, shapes and offsets are checked before memory
 is asked for. Arrays are read-only views of the mapped file wherever the format stores them plainly.

@@ -1,11 +1,11 @@
-"""The header of our safetensors files: what the weights mean, so that nobody has to be told."""
+"""The header of our safetensors files: everything needed to use the weights."""
 
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -21,67 +21,50 @@ FREE = (
 )  # fmt: skip
 
 
-def metadata(
-    *,
-    input_size: Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    channel_order: str | None = None,
-    crop: float | None = None,
-    interpolation: str | None = None,
-    class_names: Sequence[str] | None = None,
-    task: str | None = None,
-    feature_names: Sequence[str] | None = None,
-    vocab: Sequence[str] | None = None,
-    tokens: str | None = None,
-    temperature: float | None = None,
-    target_mean: float | Sequence[float] | None = None,
-    target_std: float | Sequence[float] | None = None,
-    target_link: str | None = None,
-    source: str | None = None,
-    source_sha256: str | None = None,
-    licence: str | None = None,
-) -> None:
-    """What may be said of weights beside the model.
+class Metadata(NamedTuple):
+    """What may be said of weights beside the model; None: unknown."""
 
-    Args:
-      input_size: of one example, (height, width, channels), (features,) or (tokens,).
-      mean, std: per channel, of images in 0..1, or per feature: the input is (image - mean) / std.
-      channel_order: 'RGB', 'BGR' or 'L' (grey).
-      crop: part of the shorter side that an evaluation keeps, such as 0.875.
-      interpolation: of resizing, such as 'bilinear'.
-      class_names: in the order of the logits.
-      task: what the outputs are: 'classification', 'segmentation', 'regression', ...
-      feature_names: in the order of the inputs.
-      vocab, tokens: of inputs that are text: the token of each id, and whether these are 'words' or 'characters'.
-      temperature: of classification: the probabilities are softmax(output / temperature); None: 1.
-      target_mean, target_std: of regression: the prediction is output * target_std + target_mean.
-      target_link: 'log' where it is exp(output) * target_mean, a rate (Poisson).
-      source, source_sha256, licence: where the weights come from, the hash of that file, and its terms.
-    """
+    input_size: Sequence[int] | None = None  # of one example, (height, width, channels), (features,) or (tokens,)
+    mean: Sequence[float] | None = None  # per channel, of images in 0..1, or per feature: the input is (x - mean) / std
+    std: Sequence[float] | None = None
+    channel_order: str | None = None  # 'RGB', 'BGR' or 'L' (grey)
+    crop: float | None = None  # part of the shorter side that an evaluation keeps, such as 0.875
+    interpolation: str | None = None  # of resizing, such as 'bilinear'
+    class_names: Sequence[str] | None = None  # in the order of the logits
+    task: str | None = None  # what the outputs are: 'classification', 'segmentation', 'regression', ...
+    feature_names: Sequence[str] | None = None  # in the order of the inputs
+    vocab: Sequence[str] | None = None  # of inputs that are text: the token of each id
+    tokens: str | None = None  # what these are: 'words' or 'characters'
+    temperature: float | None = None  # the probabilities of classification are softmax(output / temperature); None: 1
+    target_mean: float | Sequence[float] | None = None  # a regression predicts output * target_std + target_mean
+    target_std: float | Sequence[float] | None = None
+    target_link: str | None = None  # 'log' where it is exp(output) * target_mean, a rate (Poisson)
+    source: str | None = None  # where the weights come from
+    source_sha256: str | None = None  # the hash of that file
+    licence: str | None = None  # its terms
 
 
 def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, str]:
     """The safetensors metadata (words only): everything is JSON under 'zoo'."""
-    says = semantics(model, given) | {"sha256": checksum(arrays)}
+    info = semantics(model, given) | {"sha256": checksum(arrays)}
     if any(path.startswith("batch_stats/") for path in arrays):
-        says["batch_norm"] = {
+        info["batch_norm"] = {
             "epsilon": getattr(model, "bn_eps", 1e-5),
             "momentum": 0.9,
         }  # flax's momentum, 1 - PyTorch's
     if any(array.ndim > 2 for path, array in arrays.items() if path.endswith("/kernel")):  # convolutions
-        says["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
-    return {"format": "np", "zoo": json.dumps(says)}
+        info["padding"] = getattr(model, "padding", "explicit, (kernel - 1) / 2 on each side")
+    return {"format": "np", "zoo": json.dumps(info)}
 
 
 def semantics(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What weights of this model mean: its name and options, and `given` of `metadata`, whose other names are None."""
+    """What weights of this model mean: its name and options, and `given` of `Metadata`, whose other names are None."""
     given = {name: _plain(value) for name, value in given.items()}
-    options.check("save_weights", metadata, given)
+    options.check("save_weights", Metadata, given)
     if given.get("channel_order") not in (None, "RGB", "BGR", "L"):
         raise UserError(f"save_weights: channel_order is {given['channel_order']!r}; it must be 'RGB', 'BGR' or 'L'")
     name, chosen = identify(model)
-    return {"model": name, "options": chosen, **dict.fromkeys(metadata.__kwdefaults__), **given}
+    return {"model": name, "options": chosen, **dict.fromkeys(Metadata._fields), **given}
 
 
 def _plain(value):
@@ -90,9 +73,9 @@ def _plain(value):
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def check_vocabulary(source, says: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
+def check_vocabulary(source, info: Mapping[str, Any], vocab: Sequence[str] | None) -> None:
     """Refuses a vocabulary that is not the one of the weights; where either is not known, there is none to refuse."""
-    saved = says.get("vocab")
+    saved = info.get("vocab")
     if saved is None or vocab is None or list(saved) == list(vocab):
         return
     at, (theirs, ours) = next(
@@ -138,32 +121,32 @@ def _fields(model: nn.Module) -> dict[str, Any]:
 def read(source, weights) -> dict[str, Any]:
     """What the header of a file says; refuses a file whose contents are not those that were saved."""
     try:
-        says = json.loads(weights.metadata["zoo"])
-        wanted = says["sha256"]
-        _ = says["model"], says["options"].items(), says["input_size"]
+        info = json.loads(weights.metadata["zoo"])
+        wanted = info["sha256"]
+        _ = info["model"], info["options"].items(), info["input_size"]
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{source} has no header of this zoo; use load_weights(model, ...)") from None
     if checksum(weights.tensors) != wanted:
         raise UserError(f"{source} is damaged: its checksum is not the one in its header")
-    return says
+    return info
 
 
-def model_of(source, says: Mapping[str, Any]) -> nn.Module:
+def model_of(source, info: Mapping[str, Any]) -> nn.Module:
     """The model that a header names."""
     try:
-        chosen = {k: _plain(v) for k, v in says["options"].items()}
-        return models.create_model(says["model"], **chosen)
+        chosen = {k: _plain(v) for k, v in info["options"].items()}
+        return models.create_model(info["model"], **chosen)
     except UserError as error:
         raise UserError(f"the header of {source}: {error}") from None
 
 
-def check_options(source, says: Mapping[str, Any], model: nn.Module) -> None:
+def check_options(source, info: Mapping[str, Any], model: nn.Module) -> None:
     """Refuses a model that computes another function with these weights than the one that they were saved from."""
-    saved = model_of(source, says)
+    saved = model_of(source, info)
     if hasattr(model, "make_encoder") and type(saved) is type(encoder := model.make_encoder(parent=None)):
         model = encoder  # which alone the weights are for
     if type(saved) is not type(model):
-        raise UserError(f"{source} holds a {type(saved).__name__} ({says['model']}), not a {type(model).__name__}")
+        raise UserError(f"{source} holds a {type(saved).__name__} ({info['model']}), not a {type(model).__name__}")
     for name, value in _fields(saved).items():
         if name not in FREE and _plain(getattr(model, name)) != _plain(value):
             raise UserError(f"{source} was saved with {name}={value!r}; the model has {getattr(model, name)!r}")

@@ -12,7 +12,7 @@ def download(source: str) -> str:
     """The path of the file on this machine; offline (HF_HUB_OFFLINE=1) only what is cached."""
     found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@(.+))?", source)
     if not found:
-        raise UserError(f"{source!r} is no address on the hub; it must be hf:owner/repo[/file][@revision]")
+        raise UserError(f"{source!r} is not an address on the hub; it must be hf:owner/repo[/file][@revision]")
     repo, file, revision = found.groups()
     try:
         # An extra: only these addresses need it.

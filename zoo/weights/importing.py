@@ -1,4 +1,4 @@
-"""Filling the variables of a model from the tensors of a file: complete or refused, every adaptation told."""
+"""Filling the variables of a model from the tensors of a file: complete or refused, every adaptation reported."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -32,82 +32,103 @@ class Import(NamedTuple):
 
 def fill(model: nn.Module, source, weights: Weights, given, input, seed: int) -> Import:
     """The arguments are those of `zoo.load_weights`, with the file read."""
-    notes = [f"{name} left out ({n} tensors)" for name, n in weights.metadata.get("left_out", {}).items()]
     template, x = shapes.of(model, input)
     paths = {name.partition("/")[2]: name for name in tree.flatten(template)}
     sizes = dict(zip(paths, (leaf.shape for leaf in jax.tree.leaves(template)), strict=True))
-    names = dict(zip(weights.tensors, weights.tensors, strict=True))
-    fresh = []
-    if given is None:
-        prefix = prefix_of(names)
-        names = {name.removeprefix(prefix): name for name in names}
-        if prefix:
-            notes.append(f"names without their {prefix!r}")
-        try:
-            fit = _best(model, paths, list(names), None if input is None else x.shape[1:])
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-        if fit.misfits and (inner := _encoder(model, paths, list(names))):
-            fit = inner
-            fresh = [path for path in paths if path not in fit.plan]
-            new = sorted({path.split("/")[0] for path in fresh})
-            notes.append(f"the encoder from {fit.table.name}; new: {', '.join(new)} ({len(fresh)} parameters)")
-        _check_requires(source, model, fit, len(names))
-    else:
-        table = given if isinstance(given, Table) else rules.make(given)
-        fit = rules.match(table, list(paths), list(names))
-
-    notes += fit.table.notes
-    leaves, misfits, kinds, stem = {}, {}, {}, tables.stem(paths)
-    table = [Row(path, (), "new", sizes[path]) for path in fresh]
+    fit, names, notes = _matched(model, source, weights, given, paths, None if input is None else x.shape[1:])
+    leaves, misfits, stem = {}, {}, tables.stem(paths)
+    table = [Row(path, (), "new", sizes[path]) for path in paths if path not in fit.plan]
     for path, (sources, transform) in fit.plan.items():
-        tensors = [weights.tensors[names[s]] for s in sources]
-        if not all(np.issubdtype(t.dtype, np.floating) or t.dtype.kind == "V" for t in tensors):
-            misfits[path] = f"{sources[0]!r} is {tensors[0].dtype}, not a floating-point tensor"
-            continue
-        kinds.update({s: t.dtype.name for s, t in zip(sources, tensors, strict=True) if t.dtype != np.float32})
-        wanted, how = sizes[path], getattr(transform, "__name__", type(transform).__name__)
+        row = Row(path, sources, getattr(transform, "__name__", type(transform).__name__), sizes[path])
         try:
-            array = transform(*tensors)
-            array = np.asarray(array) if hasattr(array, "dtype") else array
-        except Exception as error:  # a tensor of another rank than the rule is for; a user's function raises anything
-            listed = " and ".join(str(list(t.shape)) for t in tensors)
-            misfits[path] = f"{how} cannot take {listed}: {(str(error) or type(error).__name__).splitlines()[0]}"
+            array = _transformed(row, transform, [weights.tensors[names[s]] for s in sources])
+            array, row, note = _adapted(array, row, stem, fit.table.head, model, input)
+        except UserError as reason:
+            misfits[path] = str(reason)
             continue
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubV":
-            misfits[path] = f"{how} gives {getattr(array, 'dtype', type(array).__name__)}, not an array of numbers"
-            continue
-        if path == stem and (adapted := _channels(array, wanted, model, input)) is not None:
-            array, note = adapted
-            wanted = array.shape
-            if note:
-                notes.append(f"{path}: {note}")
-                how += ", channels adapted"
-        elif path.startswith(f"{fit.table.head}/") and array.shape != wanted and array.shape[:-1] == wanted[:-1]:
-            if path.endswith("kernel"):
-                notes.append(f"a new head: {array.shape[-1]} classes in the file, {wanted[-1]} in the model")
-            fresh.append(path)
-            table.append(Row(path, (), "new", wanted))
-            continue
-        if array.shape != wanted:
-            misfits[path] = f"{list(array.shape)} in the file ({', '.join(sources)}), {list(wanted)} in the model"
-            continue
-        leaves[path] = array
-        table.append(Row(path, sources, how, wanted))
+        table.append(row)
+        notes += [note] if note else []
+        if array is not None:
+            leaves[path] = array
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy copies without Python's lock
-        copies = pool.map(_float32, leaves.values())
-        for path, (copy, finite) in zip(list(leaves), copies, strict=True):
+        for path, (copy, finite) in zip(list(leaves), pool.map(_float32, leaves.values()), strict=True):
             leaves[path] = copy
             if not finite:
                 misfits[path] = f"{', '.join(fit.plan[path][0])} has values that are NaN or infinite"
     rules.refuse(f"{source} does not fit the model", fit, list(names), list(paths), misfits)
-    for kind in sorted(set(kinds.values())):
-        notes.append(f"{sum(k == kind for k in kinds.values())} tensors are {kind}; float32 from here on")
-    if fresh:
-        leaves |= initialized(model, x, seed, {path: paths[path] for path in fresh})
-    ordered = [leaves[path] for path in paths]
-    variables = jax.tree.unflatten(jax.tree.structure(template), ordered)
+    used = [weights.tensors[names[s]].dtype for s in {s for sources, _ in fit.plan.values() for s in sources}]
+    kinds = [dtype.name for dtype in used if dtype != np.float32]
+    notes += [f"{kinds.count(kind)} tensors are {kind}; float32 from here on" for kind in sorted(set(kinds))]
+    if fresh := {path: full for path, full in paths.items() if path not in leaves}:
+        leaves |= initialized(model, x, seed, fresh)
+    variables = jax.tree.unflatten(jax.tree.structure(template), [leaves[path] for path in paths])
     return Import(variables, table, notes, fit.table.name, weights.metadata)
+
+
+def _matched(model, source, weights: Weights, given, paths: dict[str, str], input):
+    """(how the names fit; name without what wrappers put before it -> name in the file; notes)."""
+    notes = [f"{name} left out ({n} tensors)" for name, n in weights.metadata.get("left_out", {}).items()]
+    names = dict(zip(weights.tensors, weights.tensors, strict=True))
+    if given is not None:
+        table = given if isinstance(given, Table) else rules.make(given)
+        return rules.match(table, list(paths), list(names)), names, [*notes, *table.notes]
+    if prefix := prefix_of(names):
+        names = {name.removeprefix(prefix): name for name in names}
+        notes.append(f"names without their {prefix!r}")
+    try:
+        fit = _best(model, paths, list(names), input)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    if fit.misfits and hasattr(model, "make_encoder") and (inner := _encoder(model, paths, list(names))):
+        fit = inner
+        fresh = [path for path in paths if path not in fit.plan]
+        new = sorted({path.split("/")[0] for path in fresh})
+        notes.append(f"the encoder from {fit.table.name}; new: {', '.join(new)} ({len(fresh)} parameters)")
+    _check_requires(source, model, fit, len(names))
+    return fit, names, [*notes, *fit.table.notes]
+
+
+def _transformed(row: Row, transform, tensors) -> np.ndarray:
+    """What a rule makes of its tensors; raises UserError where that is not an array of numbers."""
+    if not all(np.issubdtype(t.dtype, np.floating) or t.dtype.kind == "V" for t in tensors):
+        raise UserError(f"{row.sources[0]!r} is {tensors[0].dtype}, not a floating-point tensor")
+    try:
+        array = transform(*tensors)
+        array = np.asarray(array) if hasattr(array, "dtype") else array
+    except Exception as error:  # a tensor of another rank than the rule is for; a user's function raises anything
+        listed, line = " and ".join(str(list(t.shape)) for t in tensors), str(error) or type(error).__name__
+        raise UserError(f"{row.transform} cannot take {listed}: {line.splitlines()[0]}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubV":
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise UserError(f"{row.transform} gives {kind}, not an array of numbers")
+    return array
+
+
+def _adapted(array, row: Row, stem: str, head: str, model, input):
+    """(the array for the channels and classes of the model, or None for a new one; its row; a note or '')."""
+    path, sources, _, wanted = row
+    if array.shape == wanted:
+        return array, row, ""
+    if path == stem and array.ndim == len(wanted) and array.shape == (*wanted[:-2], array.shape[-2], wanted[-1]):
+        if input is None and getattr(model, "in_channels", None) is None:
+            return array, row._replace(shape=array.shape), ""  # the model takes what the file is for
+        if array.ndim == 4 and array.shape[-2] == 3:
+            array, note = _channels(array, wanted[-2])
+            return array, row._replace(transform=f"{row.transform}, channels adapted"), f"{path}: {note}"
+    if path.startswith(f"{head}/") and array.shape[:-1] == wanted[:-1]:
+        kernel = path.endswith("kernel")
+        note = f"a new head: {array.shape[-1]} classes in the file, {wanted[-1]} in the model" if kernel else ""
+        return None, Row(path, (), "new", wanted), note
+    raise UserError(f"{list(array.shape)} in the file ({', '.join(sources)}), {list(wanted)} in the model")
+
+
+def _channels(array, n: int):
+    """(the kernel of a stem for 3 input channels as one for `n`, note)."""
+    if n == 1:
+        return array.sum(-2, keepdims=True, dtype=np.float32), "3 input channels summed to 1"
+    cyclic = array[:, :, np.arange(n) % 3].astype(np.float32) * np.float32(3 / n)
+    return cyclic, f"3 input channels repeated to {n}, scaled by 3/{n}"
 
 
 def _float32(array: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -147,13 +168,9 @@ def _best(model: nn.Module, paths: dict[str, str], names: list[str], input) -> M
 def _encoder(model: nn.Module, paths: dict[str, str], names: list[str]) -> Match | None:
     """How the file fits the encoder of the model alone, if it does."""
     inner = {p.removeprefix("encoder/"): full for p, full in paths.items() if p.startswith("encoder/")}
-    if not inner:
-        return None
     encoder = model.make_encoder(parent=None)
     fit = _best(encoder, {path: full.replace("/encoder/", "/", 1) for path, full in inner.items()}, names, None)
-    if fit.misfits:
-        return None
-    return fit._replace(plan={f"encoder/{path}": rule for path, rule in fit.plan.items()})
+    return None if fit.misfits else fit._replace(plan={f"encoder/{path}": rule for path, rule in fit.plan.items()})
 
 
 def _check_requires(source, model: nn.Module, fit: Match, names: int) -> None:
@@ -174,20 +191,3 @@ def prefix_of(names) -> str:
     while wrapper := next((p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)), ""):
         prefix += wrapper
     return prefix
-
-
-def _channels(array, wanted, model, input):
-    """(stem kernel, note) for the model's input channels, or None where no adaptation is known."""
-    if array.ndim != len(wanted) or array.shape == wanted:
-        return None
-    if (*array.shape[:-2], array.shape[-1]) != (*wanted[:-2], wanted[-1]):
-        return None
-    if input is None and getattr(model, "in_channels", None) is None:
-        return array, ""  # the model takes what the file is for
-    n = wanted[-2]
-    if array.ndim != 4 or array.shape[-2] != 3:
-        return None
-    if n == 1:
-        return array.sum(-2, keepdims=True, dtype=np.float32), "3 input channels summed to 1"
-    cyclic = array[:, :, np.arange(n) % 3].astype(np.float32) * np.float32(3 / n)
-    return cyclic, f"3 input channels repeated to {n}, scaled by 3/{n}"

@@ -39,7 +39,7 @@ SIDES = {"": ("forward_layer", "forward"), "_reverse": ("backward_layer", "backw
 
 
 def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str]) -> list[Table]:
-    """Of both ways of naming; none for models whose like Keras has not."""
+    """Tables for both ways of naming; none for models that Keras does not have."""
     if "layer1_0/conv1/kernel" in paths:
         v2 = "layer1_0/norm1/scale" in paths and "stem_norm/scale" not in paths
         layers, name = list(_resnet(paths, v2)), f"Keras's ResNet V{1 + v2}"

@@ -1,4 +1,4 @@
-"""The proof for one file: what the model it is from computes in PyTorch or Keras, beside ours.
+"""`--verify`: an imported model beside the original network in PyTorch or Keras.
 
 Logits, the maps of every stage and, of PyTorch's networks, the loss and all gradients of a training step. In that step
 softplus stands for ReLU on both sides: at its kink, a rounding difference becomes another gradient.

@@ -227,7 +227,7 @@ class _Function(NamedTuple):
 
 def _top(stack: list, kind: type):
     if not stack or type(stack[-1]) is not kind:
-        raise ValueError(f"the pickle fills something that is no {kind.__name__}")
+        raise ValueError(f"the pickle fills something that is not a {kind.__name__}")
     return stack[-1]
 
 
@@ -276,7 +276,7 @@ def _array(name: str, tensor: Tensor, content: memoryview) -> np.ndarray:
     storage, offset, shape, strides = tensor
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError(f"{name} is no tensor")
+        raise ValueError(f"{name} is not a tensor")
     size, itemsize = math.prod(shape), storage.dtype.itemsize
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if len(content) != storage.size * itemsize or size > storage.size or (size and last >= storage.size):

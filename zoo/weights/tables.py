@@ -1,7 +1,6 @@
 """Tables for the files people have: torchvision, timm, the usual LeNet, MLP and U-Net layouts; both ways.
 
-Which one an import uses is told by the names in the file: the one that fits both sides best. An export is told by
-`layout`.
+An import uses the table that best fits the names in the file and in the model; an export uses that of `layout`.
 """
 
 import itertools

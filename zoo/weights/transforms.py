@@ -1,4 +1,4 @@
-"""What rules do to the arrays of others, each with what undoes it in an export: pairs (ours of theirs, theirs of ours).
+"""Array transforms of import rules, each paired with its inverse for exports: (theirs -> ours, ours -> theirs).
 
 A function of several arrays takes all that its rule names; its inverse takes our array and those that other rules name
 too, and gives the first one, or a tuple of all.

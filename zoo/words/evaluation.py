@@ -27,7 +27,7 @@ def pairs(vectors: Vectors, path: str | pathlib.Path) -> dict[str, Any]:
             if len(parts) != 3 or not np.isfinite(score):
                 raise ValueError
         except (ValueError, IndexError):
-            raise UserError(f"{path}:{number}: {line!r} is no pair; a line is: word word score") from None
+            raise UserError(f"{path}:{number}: {line!r} is not a pair; a line is: word word score") from None
         if one.lower() in index and other.lower() in index:
             asked.append((unit[index[one.lower()]] @ unit[index[other.lower()]], score))
         else:
@@ -66,7 +66,7 @@ def analogies(vectors: Vectors, path: str | pathlib.Path, *, restrict: int = 300
             continue
         words = line.lower().split()
         if len(words) != 4:
-            raise UserError(f"{path}:{number}: {line!r} is no question; a line is four words, or ': section'")
+            raise UserError(f"{path}:{number}: {line!r} is not a question; a line is four words, or ': section'")
         sections.setdefault(name, []).append([index.get(word, -1) for word in words])
     if not sections:
         raise UserError(f"{path} has no questions")

@@ -30,7 +30,7 @@ def load(path: str | pathlib.Path, *, format: str = "auto", limit: int | None = 
     Args:
       path: of the file.
       format: 'bin', 'text', 'glove' or 'npz'; 'auto': 'bin' by the name (.bin, .bin.gz), else by the content.
-      limit: the most words to read. Of a word that stands there twice the first is kept, which is told in a line.
+      limit: the most words to read. Of a repeated word the first is kept, with a printed note.
 
     Raises:
       UserError: no such file, or content that is not of the format (with its line or word).
@@ -98,10 +98,10 @@ def from_run(source: str | pathlib.Path) -> Vectors:
     `zoo.save_weights`."""
     from zoo import weights  # which reads files of vectors with this module
 
-    _, variables, said = weights.load_model(source)
-    params, words = variables["params"], said.get("vocab") or ()
+    _, variables, info = weights.load_model(source)
+    params, words = variables["params"], info.get("vocab") or ()
     if {"input", "output"} - set(params):
-        raise UserError(f"{source} is no run of word vectors: its parameters are {', '.join(params)}")
+        raise UserError(f"{source} is not a run of word vectors: its parameters are {', '.join(params)}")
     if len(words) != len(params["input"]):
         raise UserError(f"{source} says {len(words)} words for its {len(params['input'])} vectors; train it again")
     return Vectors(tuple(words), params["input"], params["output"])
@@ -177,7 +177,7 @@ def _read_text(path, file, format, limit, room):
         if len(words) == limit:
             break
     if header and len(words) not in (header[0], limit):
-        raise UserError(f"{path}: the first line tells of {header[0]} words, there are {len(words)}")
+        raise UserError(f"{path}: the first line announces {header[0]} words, the file has {len(words)}")
     if not words:
         raise UserError(f"{path} has no vectors")
     return words, np.frombuffer(rows, "<f4").reshape(-1, features)
