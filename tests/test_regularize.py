@@ -323,6 +323,15 @@ def test_an_optimizer_that_evaluates_another_point():
         prepare(config)
 
 
+@pytest.mark.parametrize("averaging", [{"name": "ema"}, {"name": "polyak", "start_percent": 10}])
+def test_an_average_of_weights_has_no_unit_norm(averaging):
+    config = zoo.config.load(ROOT / "tests/tiny.py")
+    config.averaging = averaging
+    config.regularize.constraints = (("max_norm", ".*bias", 1.0), ("unit_norm", ".*kernel"))
+    with pytest.raises(UserError, match=r"config\.averaging is .*, which does not keep unit_norm; use max_norm"):
+        prepare(config)
+
+
 def test_constraints_come_in_the_order_in_which_all_hold_at_the_end():
     params = {"w": W}
     found = made(Task(None, linear), params, constraints=(("unit_norm", "w"), ("non_negative", "w"))).project(params)
