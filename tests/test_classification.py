@@ -371,6 +371,8 @@ def test_num_outputs():
         ({"binary": True, "top_k": (1,)}, {"num_classes": 2}, r"binary=True has one logit"),
         ({"binary": True}, {}, r"binary=True needs 2 classes, data set 'test' has 7"),
         ({}, {"num_classes": None}, r"data set 'test' has no labels; use task regression"),
+        ({}, {"num_classes": 1}, r"data set 'test' has only one class; it needs 2 or more"),
+        ({}, {"num_classes": 1, "class_names": ("insects",)}, r"data set 'test' has only one class, 'insects'; it"),
     ],
 )  # fmt: skip
 def test_mistakes(options, meta, line):

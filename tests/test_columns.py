@@ -130,6 +130,14 @@ def learned(dataset):
     return arrays, told, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(batches)]
 
 
+def test_rows_per_class_are_of_those_that_miss_nothing(table, mesh):
+    dataset = make(table, mesh, impute="drop", per_class=20)
+    assert dataset.meta["class_counts"] == (20, 20)
+    whole = everything(make(table, mesh, impute="drop"))["label"]
+    with pytest.raises(UserError, match=rf"per_class is 90, but class 'no' has {sum(whole == 0)} training rows"):
+        make(table, mesh, impute="drop", per_class=90)
+
+
 @pytest.mark.parametrize("impute", ["mean", "median", "mode", "drop"])
 @pytest.mark.parametrize(
     "answer, normalize, categories",

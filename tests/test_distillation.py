@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 from test_classification import META, ROWS, passing
 
 import zoo
-from zoo import run, tasks
+from zoo import fine_tuning, freezing, regularize, run, tasks
 from zoo.errors import UserError
 
 WIDTH = 7
@@ -151,4 +151,36 @@ def test_a_probe_has_no_inputs_for_a_teacher(tmp_path):
     settings = config(teacher=str(tmp_path / "w.safetensors"))
     settings.probe = True
     with pytest.raises(UserError, match=r"trains the head alone; leave task\.teacher out"):
+        run.prepare(settings)
+
+
+@pytest.mark.parametrize("own", ["none", "batch"])
+def test_what_is_told_of_the_student_leaves_its_teacher_alone(batch, tmp_path, own):
+    """Frozen parts and penalties on outputs, where the teacher has layers of the same names, or others."""
+    models = [zoo.create_model("mlp", num_classes=WIDTH, widths=(5,), norm=norm) for norm in ("batch", own)]
+    variables = [jax.jit(model.init)(jax.random.key(i), batch["feature"]) for i, model in enumerate(models)]
+    zoo.save_weights(tmp_path / "w.safetensors", models[0], variables[0], input_size=(WIDTH,))
+    student = {**variables[1]}
+    params, found = student.pop("params"), []
+    for options in ({}, {"teacher": str(tmp_path / "w.safetensors")}):
+        task = tasks.make({"name": "classification", **options}, models[1], META)
+        labels = fine_tuning.frozen_labels(("dense1/.*",), params)
+        rules = {"penalties": (), "constraints": (), "sparsity": (), "sparsity_kind": "random"}
+        rules["activity"] = (("l1", "dense1", 1.0),)
+        task = regularize.make(rules, task, params, labels, seed=0).task
+        task = freezing.frozen(task, labels, freezing.norms(("norm1",) if own == "batch" else (), variables[1]))
+        found.append(jax.jit(task.loss, static_argnames="train")(params, student, batch, jax.random.key(2), train=True))
+    (_, (state, metrics)), (_, (taught_state, taught)) = found
+    assert taught["penalty"] == metrics["penalty"]
+    jax.tree.map(np.testing.assert_array_equal, taught_state, state)
+
+
+def test_a_layer_that_the_teacher_alone_has(batch, tmp_path):
+    model = zoo.create_model("mlp", num_classes=10, widths=(5,))
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    zoo.save_weights(tmp_path / "w.safetensors", model, variables, input_size=(8, 8, 1))
+    settings = config(teacher=str(tmp_path / "w.safetensors"))
+    settings.model.widths = ()
+    settings.regularize.activity = (("l1", "dense1", 1.0),)
+    with pytest.raises(UserError, match="rule 'dense1' matches no module"):
         run.prepare(settings)

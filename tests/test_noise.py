@@ -118,6 +118,28 @@ def test_no_noise_is_the_same_task(linear):
 
 
 @pytest.mark.parametrize(
+    "data, still",
+    [
+        ({"feature": (6,), "category": (2,)}, 2),  # numbers of categories, which the model embeds
+        ({"image": (4, 4, 1)}, 0),  # as data.normalize='pca' leaves them
+    ],
+)
+def test_input_noise_on_what_the_model_sees(data, still):
+    seen = {}
+
+    def loss(params, model_state, batch, key, *, train):
+        seen[train] = batch["feature"]
+        return jnp.zeros(()), (model_state, {})
+
+    meta = META | {"shapes": data, "cardinalities": (4,) * still or None}
+    task = noise.add(zoo.types.Task(None, loss), OFF | {"input_noise": 0.3}, meta, {})
+    feature = np.ones((900, 8), np.float32)
+    task.loss({}, {}, {"feature": feature}, jax.random.key(0), train=True)
+    moved = np.asarray(seen[True]) - feature
+    np.testing.assert_allclose(moved.std(0), [0.3] * (8 - still) + [0] * still, rtol=0.1)
+
+
+@pytest.mark.parametrize(
     "options, line",
     [
         ({"input_noise": -0.1}, r"config\.regularize\.input_noise is -0\.1; a standard deviation is a number"),

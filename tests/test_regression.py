@@ -71,10 +71,20 @@ def test_r2_of_simple_predictions(rows):
     assert r2(np.full_like(target, 0)) < -1
 
 
-def test_r2_of_targets_that_are_all_equal():
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+def test_r2_of_targets_that_are_all_equal(rows):
     task = make()
-    _, found = evaluate(task, np.float32([1, 2, 3]), np.full(3, 152.1, np.float32))
-    assert np.isnan(task.finalize(metrics.divide(metrics.total([found])))["r2"])
+    for target in np.float32([152.1, *np.linspace(160, 9000, 20)]):
+        _, found = evaluate(task, np.arange(rows, dtype=np.float32), np.full(rows, target))
+        assert np.isnan(task.finalize(metrics.divide(metrics.total([found])))["r2"])
+
+
+def test_r2_of_targets_far_from_those_of_training(rows):
+    """All of them more than 100 deviations above, and yet not equal."""
+    prediction, target = (np.float64(each) + 100 * META["target_std"] for each in rows)
+    task = make()
+    found = task.finalize(metrics.divide(metrics.total([evaluate(task, prediction, np.float32(target))[1]])))
+    assert found["r2"] == pytest.approx(sk.r2_score(target, prediction), abs=0.01)
 
 
 def errors(rows):

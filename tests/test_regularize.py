@@ -141,6 +141,30 @@ def test_the_metric_is_of_training_alone_and_loss_stays_what_it_was():
     assert (value, set(metrics)) == (plain, {"loss"})
 
 
+@pytest.mark.parametrize(
+    "name, model, answer",
+    [
+        ("regression", {"name": "mlp", "widths": (), "num_classes": 1}, {"target": np.ones(4, np.float32)}),
+        (
+            "segmentation",
+            {"name": "unet", "depth": 1, "width": 4, "norm": "none", "num_classes": 3},
+            {"label": np.ones((4, 12, 12), np.uint8)},
+        ),
+    ],
+)
+def test_the_metric_is_there_where_a_task_makes_metrics_of_sums(name, model, answer):
+    meta = META | {"target_mean": 0.0, "target_std": 1.0, "shapes": {key: x.shape[1:] for key, x in answer.items()}}
+    task, batch = tasks.make({"name": name}, create_model(**model), meta), {"image": IMAGE["image"], **answer}
+    params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+    found = made(task, params, penalties=(("l2", ".*kernel", 0.3),)).task
+    shapes = jax.eval_shape(lambda p: found.loss(p, {}, batch, jax.random.key(0), train=True)[1][1], params)
+    values = dict.fromkeys(shapes, 1.0)
+    assert found.finalize(values | {"penalty": 7.0})["penalty"] == 7
+    assert not any(key.startswith("_") for key in found.finalize(values))
+    del values["penalty"]
+    assert "penalty" not in found.finalize(values)
+
+
 # --- penalties on outputs --------------------------------------------------------------------------------------
 
 FEATURE = {"feature": np.float32(normal((6, 5))), "label": np.arange(6, dtype=np.int32) % 3}
@@ -296,6 +320,15 @@ def test_an_optimizer_that_evaluates_another_point():
     config = zoo.config.load(ROOT / "tests/tiny.py", [("optim.name", "schedule_free_sgd"), ("averaging.name", "none")])
     config.regularize.constraints = (("unit_norm", ".*kernel"),)
     with pytest.raises(UserError, match=r"constraints: schedule_free_sgd evaluates an average of its own"):
+        prepare(config)
+
+
+@pytest.mark.parametrize("averaging", [{"name": "ema"}, {"name": "polyak", "start_percent": 10}])
+def test_an_average_of_weights_has_no_unit_norm(averaging):
+    config = zoo.config.load(ROOT / "tests/tiny.py")
+    config.averaging = averaging
+    config.regularize.constraints = (("max_norm", ".*bias", 1.0), ("unit_norm", ".*kernel"))
+    with pytest.raises(UserError, match=r"config\.averaging is .*, which does not keep unit_norm; use max_norm"):
         prepare(config)
 
 

@@ -7,10 +7,9 @@ training, as in evaluation, and leave them alone (He et al. 2015, arXiv:1512.033
 
 from collections.abc import Mapping, Sequence
 
-import flax.linen as nn
 import jax
 
-from zoo import rules
+from zoo import interceptors, rules
 from zoo.errors import UserError
 from zoo.models.batch_norm import BatchNorm
 from zoo.types import Task, Variables
@@ -38,7 +37,7 @@ def frozen(task: Task, labels, norms: Mapping[str, bool]) -> Task:
             return task.loss(params, model_state, batch, key, train=False)
         if constants:
             params = jax.tree.map(_constant, params, labels)
-        with nn.intercept_methods(running):
+        with interceptors.of_trained(running):
             return task.loss(params, model_state, batch, key, train=True)
 
     return task._replace(loss=loss)

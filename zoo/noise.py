@@ -23,9 +23,9 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
 
     Args:
       options: input_noise, the standard deviation of Gaussian noise on the normalized images or features (Bishop
-        1995, "Training with noise is equivalent to Tikhonov regularization"); label_noise, see `disturbed`;
-        weight_noise, see `noisy`: a number for all kernels, or pairs (regex, number). Penalties see the noisy weights
-        too.
+        1995, "Training with noise is equivalent to Tikhonov regularization"), not on categories that the model embeds;
+        label_noise, see `disturbed`; weight_noise, see `noisy`: a number for all kernels, or pairs (regex, number).
+        Penalties see the noisy weights too.
       meta: of the data set.
       params: only their paths are used.
 
@@ -41,20 +41,21 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
     if not 0 <= label_rate <= 1:
         raise UserError(f"config.regularize.label_noise is {label_rate}; it is a share of the labels, in 0..1")
     shapes, name = meta["shapes"], meta["name"]
-    inputs = [key for key in ("image", "feature") if key in shapes]
-    if input_std and not inputs:
+    if input_std and not shapes.keys() & {"image", "feature"}:
         raise UserError(f"config.regularize.input_noise: data set {name!r} has neither images nor features")
     if label_rate and shapes.get("label") != ():
         raise UserError(f"config.regularize.label_noise: data set {name!r} does not have one class per example")
     if not (input_std or label_rate or any(jax.tree.leaves(stds))):
         return task
+    embedded = len(meta.get("cardinalities") or ())
 
     def loss(params, model_state, batch, key, *, train: bool):
         if train:
             # Keys of their own, so that the same dropout masks are drawn with and without noise.
             keys = jax.random.split(jax.random.fold_in(key, 1), 4)
-            for x in inputs if input_std else ():
-                batch = batch | {x: batch[x] + input_std * jax.random.normal(keys[0], batch[x].shape)}
+            if input_std:
+                x = "image" if "image" in batch else "feature"  # which 'pca' and 'lda' make of an image
+                batch = batch | {x: batch[x] + input_std * _normal(keys[0], batch[x], embedded)}
             for label, own in zip(("label", "label_mixed"), keys[1:3], strict=True):
                 if label_rate and label in batch:
                     batch = batch | {label: disturbed(own, batch[label], label_rate, meta["num_classes"])}
@@ -62,6 +63,12 @@ def add(task: Task, options: Mapping[str, Any], meta: Mapping[str, Any], params)
         return task.loss(params, model_state, batch, key, train=train)
 
     return task._replace(loss=loss)
+
+
+def _normal(key, x, embedded: int):
+    """Gaussian noise for `x`; zero in its last columns where they are numbers of categories (zoo.data.columns)."""
+    drawn = jax.random.normal(key, x.shape)
+    return drawn.at[:, -embedded:].set(0) if embedded and x.ndim == 2 else drawn
 
 
 def disturbed(key, labels, rate: float, classes: int):

@@ -13,14 +13,13 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax.core import tracers
 
+from zoo import interceptors, rules, sparsity
 from zoo import options as options_of
-from zoo import rules, sparsity
 from zoo.constraints import CONSTRAINTS
 from zoo.errors import UserError, lookup
 from zoo.step import sum_of_squares
@@ -161,7 +160,7 @@ def _with_activity(loss: LossFn, parsed) -> LossFn:
                     inner.add(path)
             return output
 
-        with nn.intercept_methods(record):
+        with interceptors.of_trained(record):
             result = loss(params, model_state, batch, key, train=True)
         penalties = _by_path(parsed, dict.fromkeys(outputs, 0), "regularize.activity", "module")
         if hidden := sorted(inner & set(penalties)):

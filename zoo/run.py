@@ -175,6 +175,8 @@ def _averaging(config: ConfigDict, units) -> Averaging | None:
             f"config.regularize.constraints: {config.optim.name} evaluates an average of its own, which would not keep "
             "them; use another optimizer"
         )
+    if averages and any(kind == "unit_norm" for kind, *_ in config.regularize.constraints):  # the others are convex
+        raise UserError(f"config.averaging is {config.averaging.name}, which does not keep unit_norm; use max_norm")
     return averages
 
 

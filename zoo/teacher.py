@@ -9,7 +9,7 @@ import numpy as np
 from flax import errors
 from ml_collections import ConfigDict
 
-from zoo import tasks
+from zoo import interceptors, tasks
 from zoo.data import curriculum
 from zoo.errors import UserError
 from zoo.tasks.supervised import check_outputs, model_input
@@ -56,7 +56,8 @@ def logits(path: str, outputs: int, meta: Mapping[str, Any]) -> Callable[[Batch]
     def teach(batch):
         x = model_input(batch)
         try:
-            found = model.apply(variables, x, train=False)
+            with interceptors.unseen():
+                found = model.apply(variables, x, train=False)
         except (errors.FlaxError, TypeError, ValueError) as error:  # whatever layers raise on shapes they do not know
             line = " ".join(str(error).split())[:200]
             raise UserError(f"the teacher {path} cannot take inputs {list(x.shape)}: {line}") from None

@@ -91,10 +91,8 @@ def make(
         _refuse({"per_class": options["per_class"]}, f"data set {name!r} is running text, without classes")
         return _running_text(options, source, mesh)
     cuts = {key: options[key] for key in ("validation", "test", "per_class")}
-    arrays = splits.split(source, seed=options["split_seed"], **cuts)
+    arrays = splits.split(source, seed=options["split_seed"], drop=options["impute"] == "drop", **cuts)
     columns.check(options, arrays, source)
-    if options["impute"] == "drop":
-        arrays = {name: columns.dropped(split, f"the {name} split") for name, split in arrays.items()}
     rows = {name: len(next(iter(split.values()))) for name, split in arrays.items()}
     batch_size, eval_batch_size = _batch_sizes(options, rows, mesh.size)
     if options["image_size"]:

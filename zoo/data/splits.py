@@ -4,13 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from zoo.data import columns
 from zoo.errors import UserError
 from zoo.types import Source
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def split(source: Source, *, validation: float, test: float, seed: int, per_class: int = 0) -> dict[str, Arrays]:
+def split(
+    source: Source, *, validation: float, test: float, seed: int, drop: bool = False, per_class: int = 0
+) -> dict[str, Arrays]:
     """{'train': ..., 'validation': ..., 'test': ...}; splits without rows are left out.
 
     Args:
@@ -18,11 +21,13 @@ def split(source: Source, *, validation: float, test: float, seed: int, per_clas
         set brings that split itself. Classes keep their proportions (stratified, by scikit-learn); rows with label
         maps are cut as whole images.
       seed: decides the rows.
-      per_class: training rows of each class that are kept, after the cuts; 0 keeps all. Those of a smaller number are
+      drop: whether rows that miss a value are left out, after the cuts.
+      per_class: training rows of each class that are kept, after all that; 0 keeps all. Those of a smaller number are
         among those of a larger one.
 
     Raises:
-      UserError: a negative share, so many rows that none are left for training, or a class that has not as many.
+      UserError: a negative share, so many rows that none are left for training, a class that has not as many, or a
+        split whose rows all miss a value.
     """
     result = {"train": source.train}
     total = len(_any(source.train))
@@ -38,6 +43,8 @@ def split(source: Source, *, validation: float, test: float, seed: int, per_clas
             )
         if rows := int(rows):
             result["train"], result[name] = _cut(result["train"], rows, seed, f"config.data.{name} is {share}")
+    if drop:
+        result = {name: columns.dropped(arrays, f"the {name} split") for name, arrays in result.items()}
     if per_class:
         result["train"] = _few(result["train"], per_class, seed, source.class_names)
     return result

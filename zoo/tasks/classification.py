@@ -20,6 +20,9 @@ def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
         raise UserError(f"task classification: data set {meta['name']!r} has no labels; use task {fitting(meta)}")
     if meta.get("shapes", {}).get("label"):
         raise UserError(f"task classification: data set {meta['name']!r} has label maps; use task segmentation")
+    if classes < 2:
+        only = "".join(f", {name!r}" for name in meta.get("class_names") or ())
+        raise UserError(f"task classification: data set {meta['name']!r} has only one class{only}; it needs 2 or more")
     if binary and classes != 2:
         raise UserError(f"task classification: binary=True needs 2 classes, data set {meta['name']!r} has {classes}")
     return 1 if binary else classes

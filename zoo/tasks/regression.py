@@ -22,7 +22,7 @@ def num_outputs(meta: Mapping, **_) -> int:
 
 
 def make(model, meta: Mapping, *, loss: str = "mse", delta: float | None = None) -> Task:
-    """Metrics: loss, mse, mae and r2 (Goodfellow et al. 2016, 5.1.4; R2 over the whole split).
+    """Metrics: loss, mse, mae and r2 (Goodfellow et al. 2016, 5.1.4; R2 over the whole split, NaN of equal targets).
 
     Of several targets, all are means over them, as scikit-learn's.
 
@@ -75,9 +75,11 @@ def make(model, meta: Mapping, *, loss: str = "mse", delta: float | None = None)
             np.array([values[f"_{name}_{k}"] for k in range(mean.size)])
             for name in ("squared", "absolute", "target", "target_squared")
         )
-        variance = (target_squared - target**2) * std**2
-        r2 = np.where(variance > 0, 1 - squared / np.where(variance > 0, variance, 1), np.nan)
+        variance = target_squared - target**2
+        varies = variance > 1e-5 * target_squared  # float32 sums of equal targets are off by a fifth of that
+        r2 = np.where(varies, 1 - squared / np.where(varies, variance * std**2, 1), np.nan)
         means = {"mse": squared, "mae": absolute, "r2": r2}
-        return {"loss": values["loss"]} | {name: float(np.mean(each)) for name, each in means.items()}
+        told = {name: value for name, value in values.items() if not name.startswith("_")}  # loss, and perhaps penalty
+        return told | {name: float(np.mean(each)) for name, each in means.items()}
 
     return Task(init_model(model), loss_fn, finalize)

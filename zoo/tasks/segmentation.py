@@ -155,7 +155,8 @@ def make(
             result |= {f"{kind}_{n}": values[f"{kind}_{n}"] if n in present else float("nan") for n in names}
             found = [values[f"{kind}_{n}"] for n in present]
             result[f"mean_{kind}"] = math.fsum(found) / len(found) if found else float("nan")
-        return result
+        others = {name: value for name, value in values.items() if not name.startswith("_") and name not in result}
+        return result | others  # perhaps a penalty
 
     return Task(init_model(model), loss_fn, finalize, predict=predict)
 
