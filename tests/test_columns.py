@@ -225,6 +225,26 @@ def test_mistakes(table, mesh, changed, line):
         make(table, mesh, **changed)
 
 
+def test_categories_as_objects(table, mesh, tmp_path):
+    """As pandas gives them: the same statistics, which can be read from the run folder again."""
+    objects = table._replace(train=table.train | {"category": table.train["category"].astype(object)})
+    for impute in ("mean", "mode"):
+        dataset = make(objects, mesh, impute=impute)
+        assert learned(dataset) == learned(make(table, mesh, impute=impute))
+    preprocess.save(tmp_path, dataset.statistics)
+    assert learned(make(objects, mesh, preprocess.load(tmp_path), impute="mode")) == learned(dataset)
+    for value in (None, np.nan, 7):
+        category = objects.train["category"].copy()
+        category[5, 1] = value
+        with pytest.raises(UserError, match=rf"'mine', test: column 'sex' has {value}; a category is a string, '' wh"):
+            make(objects._replace(test=table.train | {"category": category}), mesh)
+
+
+def test_categories_without_names(table, mesh):
+    with pytest.raises(UserError, match="'mine' has 2 columns of categories, but 0 category_names"):
+        make(table._replace(category_names=None), mesh)
+
+
 def test_settings_without_an_effect(table, mesh):
     images = Source({"image": np.zeros((20, 4, 4, 1), np.uint8)})
     with pytest.raises(UserError, match=r"impute is 'mean'; data set 'mine' is not a table"):

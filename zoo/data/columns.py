@@ -26,7 +26,7 @@ def check(options: Mapping[str, Any], splits: Mapping[str, Arrays], source: Sour
     """Refuses `config.data.impute` and `.categories` that do not exist or have nothing to work on.
 
     Raises:
-      UserError: also where values are missing and `impute` is not set.
+      UserError: also where a category is not a string, or values are missing and `impute` is not set.
     """
     impute, categories, train = options["impute"], options["categories"], splits["train"]
     if impute not in IMPUTE:
@@ -37,6 +37,8 @@ def check(options: Mapping[str, Any], splits: Mapping[str, Arrays], source: Sour
         raise UserError(f"config.data.impute is {impute!r}; data set {options['name']!r} is not a table")
     if categories != "one_hot" and "category" not in train:
         raise UserError(f"config.data.categories is {categories!r}; data set {options['name']!r} has no categories")
+    if "category" in train:
+        _check_categories(options["name"], splits, source)
     if impute or "feature" not in train:
         return
     for split, arrays in splits.items():
@@ -47,6 +49,20 @@ def check(options: Mapping[str, Any], splits: Mapping[str, Arrays], source: Sour
                 f"data set {options['name']!r}, {split}: column {_name(source, column)!r} has "
                 f"{missing[column]} missing values; set config.data.impute to 'mean', 'median', 'mode' or 'drop'"
             )
+
+
+def _check_categories(name: str, splits: Mapping[str, Arrays], source: Source) -> None:
+    columns, names = splits["train"]["category"].shape[1], source.category_names or ()
+    if len(names) != columns:
+        raise UserError(f"data set {name!r} has {columns} columns of categories, but {len(names)} category_names")
+    for split, arrays in splits.items():
+        for column, values in zip(names, arrays["category"].T, strict=True):
+            wrong = [value for value in values if not isinstance(value, str)] if values.dtype == object else []
+            if wrong:
+                raise UserError(
+                    f"data set {name!r}, {split}: column {column!r} has {wrong[0]!r}; a category is a string, '' where "
+                    "it is missing"
+                )
 
 
 def _name(source: Source, column: int) -> str:
@@ -79,7 +95,7 @@ def fit(train: Arrays, options: Mapping[str, Any], source: Source) -> dict[str, 
             raise UserError(f"column {_name(source, int(empty[0]))!r} is missing in all {len(x)} training rows")
         found["fill"] = _imputer(strategy, np.nan, x).reshape(train["feature"].shape[1:])
     if "category" in train:
-        category = train["category"]
+        category = train["category"].astype(str)  # objects would not be read from a file again
         if options["impute"] == "mode":
             empty = np.flatnonzero((category == "").all(0))
             if len(empty):
@@ -101,7 +117,7 @@ def encode(arrays: Arrays, statistics: Arrays) -> Arrays:
     """The same with 'category' as int32 [N, K]: the place of each value among its levels, their number if unseen."""
     if "category" not in arrays:
         return arrays
-    category = arrays["category"]
+    category = arrays["category"].astype(str)
     if "category_fill" in statistics:
         category = np.where(category == "", statistics["category_fill"], category)
     ids = np.empty(category.shape, np.int32)
