@@ -1,5 +1,6 @@
 """Reading tables: names, types, missing values, and a line for everything that can be wrong."""
 
+import csv
 import gzip
 import lzma
 
@@ -80,6 +81,19 @@ def test_delimiters(write, delimiter, name, told):
     assert source.class_names == ("no", "yes")
 
 
+def test_codes_that_python_takes_for_numbers(write):
+    source = load(write("period,x,y\n2020_01,1,2\n2020_02,2,3\n"), target="y")
+    assert (source.feature_names, source.category_names) == (("x",), ("period",))
+
+
+def test_a_line_that_is_longer_than_a_cell_may_be(write):
+    """Read by another delimiter than its own it is one cell."""
+    names = [f"x{i}" for i in range(30_000)]
+    text = ",".join(names) + "\n" + (",".join(["1"] * len(names)) + "\n") * 2
+    assert len(text.partition("\n")[0]) > csv.field_size_limit()
+    assert load(write(text), target="x0").train["feature"].shape == (2, len(names) - 1)
+
+
 def test_a_delimiter_that_is_told_wins(write):
     path = write("a,b;c\n1,5;2\n2,5;3\n")
     assert load(path, target="c", delimiter=";").category_names == ("a,b",)
@@ -117,6 +131,11 @@ def test_compressed_with_a_byte_order_mark_and_windows_lines(write, compress, en
     source = load(write(compress(text), f"houses.csv{ending}"), target="price")
     assert source.feature_names[0] == "size"
     assert len(source.train["target"]) == 4
+
+
+def test_lines_of_old_macs(write):
+    source = load(write(HOUSES_TARGET.replace("\n", "\r")), target="price")
+    assert source.train["category"].tolist() == [["Oslo"], ["Rome"], ["Bern, old"], [""]]
 
 
 def test_a_folder_of_splits(write):
@@ -171,6 +190,7 @@ def test_paths_are_looked_for_in_the_data_folder(write, monkeypatch):
         ("a,b\n1,2\ninf,4\n", {"target": "b"}, r"line 3: column 'a' is 'inf'; it must be a finite number"),
         ("a,b\n1,2\n1e39,4\n", {"target": "b"}, r"line 3: column 'a' is '1e39'; it must be a finite number"),
         ("a,b\n1,x\n2,x\n", {"target": "b"}, r"target 'b' is 'x' in every row; it needs 2 classes"),
+        (f"a,b\n1,{'x' * 140_000}\n", {"target": "b"}, r"houses\.csv, line 2: field larger than field limit"),
         ('a,b\n1,"x\n', {"target": "b"}, r"houses\.csv, line 2: unexpected end of data"),
     ],
 )

@@ -149,7 +149,10 @@ def _sniff(lines: Sequence[str]) -> str:
     lines = [line for line in lines if line.strip()][:10]
 
     def score(delimiter: str) -> tuple[int, int]:
-        cells = [len(row) for row in _reader(lines, delimiter, strict=False)]
+        try:
+            cells = [len(row) for row in _reader(lines, delimiter, strict=False)]
+        except csv.Error:  # a cell is too long
+            return 0, 0
         return (cells.count(cells[0]) if cells[0] > 1 else 0), cells[0]
 
     return max(DELIMITERS.values(), key=score)
@@ -160,7 +163,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # 2020_01 is a number to Python
 
 
 def _are_numbers(cells: Iterable[str]) -> bool:

@@ -99,14 +99,14 @@ def _find(data_dir: Path, *names: str) -> Path:
 
 
 def read(path: Path) -> str:
-    """A text file, perhaps compressed (.gz, .xz)."""
+    """A text file, perhaps compressed (.gz, .xz); every line ends with a newline, whatever it is in the file."""
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             data = file.read()
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         raise UserError(f"{path} is not UTF-8: byte 0x{data[offset]:02x} at offset {offset}") from None
