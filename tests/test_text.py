@@ -34,7 +34,7 @@ def write(folder, **files):
 
 
 def test_characters(tmp_path):
-    path = write(tmp_path, a__txt="abba\nab\r\nc\u00e9") / "a.txt"
+    path = write(tmp_path, a__txt="abba\rab\r\nc\u00e9") / "a.txt"
     source = text.load(path, options())
     assert source.vocab == ("a", "b", "\n", "c", "é")  # by falling count, equal ones by name
     assert "".join(decoded(source)) == "abba\nab\ncé"
@@ -110,6 +110,11 @@ def test_labelled_sentences(tmp_path):
     assert cut.train["token"].shape == (2, 2)
     letters = sentences.load(tmp_path, options(length=5, tokens="characters"))
     assert "".join(letters.vocab[i] for i in letters.train["token"][1]) == "yes p"
+    write(tmp_path, dev__csv="never,bad\nI like it, really,good\n")
+    with pytest.raises(
+        UserError, match=r"dev\.csv, line 2: 3 cells, but the first line has 2; a sentence with a comma"
+    ):
+        sentences.load(tmp_path, options())
     tsv = write(tmp_path, one__tsv='say "hi\t1\nso "so"\t0\n') / "one.tsv"
     assert "<unk>" in sentences.load(tsv, options()).vocab
     assert '"hi' in sentences.load(tsv, options()).vocab
@@ -151,6 +156,7 @@ def test_bad_texts(tmp_path, files, changed, line):
         ("good movie\t1\nbad\t1\n", "all labels are '1'; there must be 2"),
         ("good\t1\ngood\t0\n", "one word, 'good'; they need 2"),
         ("", "the file is empty"),
+        ("good movie\t1\nbad\tmovie\t0\n", r"train\.tsv, line 2: 3 cells, but the first line has 2$"),
         (b"good\t1\nb\xe4d\t0\n", "not UTF-8: byte 0xe4 at offset 8"),
     ],
 )

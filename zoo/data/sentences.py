@@ -34,8 +34,8 @@ def load(path: Path, options: Mapping) -> Source:
     is that of the training sentences, with <unk>.
 
     Raises:
-      UserError: no such file, a line without a sentence and a label (with its number), one class, one word, or a
-        label that the training sentences do not have.
+      UserError: no such file, a line without a sentence and a label or with more or fewer cells than the first (with
+        its number), one class, one word, or a label that the training sentences do not have.
     """
     text.check_options(options)
     if not path.exists():
@@ -73,9 +73,10 @@ def _read(path: Path) -> list[tuple[str, str]]:
         raise UserError(f"{path}: labelled sentences are .tsv or .csv files")
     quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
     reader = csv.reader(io.StringIO(text.read(path), newline=""), delimiter=DELIMITERS[path.suffix], quoting=quoting)
-    rows, columns = [], (0, 1)
+    rows, columns, width = [], (0, 1), 0
     try:
         for row in reader:
+            width = width or len(row)
             named = [cell.strip().lower() for cell in row]
             if reader.line_num == 1 and "label" in named and set(named) & (HEADERS - {"label"}):
                 columns = next(i for i, cell in enumerate(named) if cell in HEADERS - {"label"}), named.index("label")
@@ -84,6 +85,9 @@ def _read(path: Path) -> list[tuple[str, str]]:
                 continue
             if len(row) <= max(columns) or not all(row[i].strip() for i in columns):
                 raise UserError(f"{path}, line {reader.line_num}: it must have a sentence and a label: {row}"[:200])
+            if len(row) != width:
+                line = f"{path}, line {reader.line_num}: {len(row)} cells, but the first line has {width}"
+                raise UserError(f"{line}; a sentence with a comma needs quotes" if path.suffix == ".csv" else line)
             rows.append((row[columns[0]].strip(), row[columns[1]].strip()))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from None
