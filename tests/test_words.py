@@ -240,6 +240,9 @@ def test_pairs(tmp_path):
     values = [words.similarity(VECTORS, *pair) for pair in (("king", "man"), ("king", "woman"), ("queen", "woman"))]
     assert found["pearson"] == pytest.approx(np.corrcoef(values, [9, 1.5, 5])[0, 1])
     assert (found["count"], found["unknown"]) == (3, 1)
+    content = (tmp_path / "p").read_bytes()
+    (tmp_path / "p").write_bytes(b"\xef\xbb\xbf" + content.partition(b"\n")[2])
+    assert words.pairs(VECTORS, tmp_path / "p") == found
 
 
 def test_analogies(tmp_path):

@@ -99,7 +99,7 @@ def _lines(path):
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    text = line.decode("utf-8").strip()
+                    text = line.decode("utf-8").removeprefix("\ufeff").strip()  # of Windows, before the first word
                 except UnicodeDecodeError as error:
                     raise UserError(f"{path}:{number}: not UTF-8 text at byte {error.start} of the line") from None
                 if text:
