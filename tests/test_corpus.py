@@ -25,11 +25,23 @@ def test_words_of_a_text(tmp_path):
     assert list(corpus.sentences(tmp_path)) == 3 * wanted
 
 
+def test_words_of_other_scripts():
+    """Marks belong to their letters, and an apostrophe may be typographic."""
+    for line, wanted in (
+        ("Don\u2019t \u2018rock\u2019n\u2019roll\u2019, it's", ["don\u2019t", "rock\u2019n\u2019roll", "it's"]),
+        ("\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e", None),  # Hindi: hello, world
+        ("Cafe\u0301s, nai\u0308ve-ly\u20ac7", ["cafe\u0301s", "nai\u0308ve-ly"]),
+        ("\U0001e900\U0001e944", ["\U0001e922\U0001e944"]),  # Adlam
+        ("\u0301 x_y 4z", ["x", "y", "z"]),
+    ):
+        assert corpus.words_in(line) == (wanted or line.split())
+
+
 def test_a_long_line_is_read_in_pieces(tmp_path, monkeypatch):
     """Wherever the pieces end: the words, the sentences and the ids are those of whole lines, mapped or not."""
     text = "\n one Σίσυφος two-two\n\n" + " it's  ärger " * 3 + "\n7 8 9 \n   \nlast one 1 2 3 4 5 6 7 8"
     (tmp_path / "t.txt").write_text(text)
-    wanted = [found for line in text.split("\n") if (found := corpus.WORD.findall(line.lower()))]
+    wanted = [found for line in text.split("\n") if (found := corpus.words_in(line))]
     assert list(corpus.sentences(tmp_path / "t.txt")) == wanted
     whole = [corpus.encode(wanted, **options) for options in ({}, {"min_count": 2}, {"vocab_size": 3})]
     for piece in range(1, 40):
