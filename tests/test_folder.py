@@ -46,7 +46,8 @@ def test_classes(tmp_path):
         wanted[name] = noise(index, 5, 7, 3)
         save(tmp_path / name, wanted[name])
     Image.fromarray(wanted["b/z.webp"]).save(tmp_path / "b/z.webp", lossless=True)
-    for left_alone in ("a/notes.txt", "a/.hidden.png", "__MACOSX/a.png", ".git/a.png"):
+    hidden = ("a/.hidden.png", "a/__x.png", "a/.ipynb_checkpoints/x.png", "c/deep/__MACOSX/x.png")
+    for left_alone in ("a/notes.txt", "__MACOSX/a.png", ".git/a.png", *hidden):
         (tmp_path / left_alone).parent.mkdir(exist_ok=True)
         (tmp_path / left_alone).write_text("no image")
     source = data.load(f"folder:{tmp_path}")
@@ -84,6 +85,40 @@ def test_modes(tmp_path):
     wanted = [colour, colour, grey, grey, (grey > 9) * np.uint8(255), colour // 128 * 255]
     for found, right in zip(images, wanted, strict=True):
         np.testing.assert_array_equal(found, right if right.ndim == 3 else np.dstack([right] * 3))
+
+
+@pytest.mark.parametrize("most, dtype", [(255, np.uint16), (4095, np.uint16), (255, np.int32), (2**20, np.int32)])
+def test_integers_of_an_unknown_range(tmp_path, most, dtype):
+    """Their upper 8 of 16 bits are nothing or little of the picture."""
+    path = save(tmp_path / "a/1.tiff", np.linspace(0, most, 36).reshape(6, 6).astype(dtype))
+    line = (
+        f"1 of 1 images cannot be read, first {path}: its values are 0 to {most}, but those of 16 bits go up to 65535"
+    )
+    assert refused(tmp_path).startswith(line)
+
+
+def test_black_of_16_bits(tmp_path):
+    save(tmp_path / "a/1.png", np.zeros((6, 6), np.uint16))
+    assert not data.load(f"folder:{tmp_path}").train["image"].any()
+
+
+@pytest.mark.parametrize("ending", ["tiff", "gif"])
+def test_several_images_in_a_file(tmp_path, ending):
+    first, *more = [Image.fromarray(noise(seed, 6, 6)) for seed in range(3)]
+    (tmp_path / "a").mkdir()
+    first.save(tmp_path / f"a/1.{ending}", save_all=True, append_images=more)
+    line = f"first {tmp_path}/a/1.{ending}: it has 3 frames; each must be a file of its own"
+    assert line in refused(tmp_path)
+
+
+def test_the_previews_of_a_camera(tmp_path):
+    """A JPEG with more views of the picture behind it, as many telephones write them."""
+    first, more = [Image.fromarray(noise(seed, 8, 8, 3)) for seed in range(2)]
+    (tmp_path / "a").mkdir()
+    first.save(tmp_path / "a/1.jpg", format="MPO", save_all=True, append_images=[more])
+    first.save(tmp_path / "a/2.jpg")
+    image = data.load(f"folder:{tmp_path}").train["image"]
+    np.testing.assert_array_equal(image[0], image[1])
 
 
 def test_all_grey_is_one_channel(tmp_path):
@@ -259,6 +294,18 @@ def test_kinds_of_label_images(tmp_path, said):
     for path in (tmp_path / "label").iterdir():
         save(path, classes > 0)
     np.testing.assert_array_equal(data.load(f"folder:{tmp_path}").train["label"], np.stack([classes] * 4))
+
+
+@pytest.mark.parametrize("orientation, turned", [(1, lambda x: x), (3, lambda x: x[::-1, ::-1]), (6, np.rot90)])
+def test_images_are_turned_as_their_tag_says(tmp_path, orientation, turned):
+    """The label map, drawn on what was seen, has no tag."""
+    label = noise(0, 6, 4) % 2
+    pair(tmp_path, "a", label, label)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(turned(label * np.uint8(200)))).save(tmp_path / "image/a.png", exif=exif)
+    train = data.load(f"folder:{tmp_path}").train
+    np.testing.assert_array_equal(train["image"][..., 0] > 100, train["label"])
 
 
 def test_pairs_are_resized_together(tmp_path):

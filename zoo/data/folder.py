@@ -6,7 +6,8 @@
 | image/ and label/ (or mask/; plurals do too) | segmentation: image/a.jpg and label/a.png belong together |
 
 Anything that Pillow opens is an image; files with other endings, and names that begin with '.' or '__', are left
-alone. Images become RGB (transparency is dropped), or one channel if all of them are grey.
+alone. Images are turned as their EXIF tag says, and become RGB (transparency is dropped), or one channel if all of them
+are grey; 16 bits keep their upper 8.
 """
 
 import difflib
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.errors import UserError, did_you_mean, few
 from zoo.types import Source
@@ -27,6 +28,7 @@ from zoo.types import Source
 Path = pathlib.Path
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}  # ours -> folders
 IMAGES, LABELS = ("image", "images"), ("label", "labels", "mask", "masks")
+HIDDEN = (".", "__")
 IGNORE = 255
 MOST_GREYS = 32  # label images with more distinct values were probably saved in a lossy format
 
@@ -96,13 +98,14 @@ def pairs(folders: Mapping[str, Path], *, image_size: int = 0, on_error: str = "
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(HIDDEN))
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
     """The images of a folder by name, 2.png before 10.png."""
     opens = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = [p for p in folder.glob(pattern) if p.suffix.lower() in opens and p.is_file() and p.name[0] != "."]
+    found = [p for p in folder.glob(pattern) if p.suffix.lower() in opens and p.is_file()]
+    found = [p for p in found if not any(part.startswith(HIDDEN) for part in p.relative_to(folder).parts)]
 
     def natural(path: Path):
         parts = re.split("([0-9]+)", str(path.relative_to(folder)))
@@ -221,10 +224,27 @@ def middle_square(picture: Image.Image, size: int, resample: Image.Resampling, c
     return picture.crop((left, top, left + size, top + size))
 
 
+def _upright(file: Image.Image) -> Image.Image:
+    """The one picture in a file, turned as its EXIF tag says."""
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format not in ("MPO", "PSD"):  # of these the others are previews or layers of the first
+        raise ValueError(f"it has {frames} frames; each must be a file of its own")
+    return ImageOps.exif_transpose(file)
+
+
 def grey_or_rgb(file: Image.Image) -> Image.Image:
-    """In grey or RGB."""
-    if file.mode.startswith("I"):  # 16 bits, which Pillow clips
-        return Image.fromarray(np.clip(np.asarray(file) >> 8, 0, 255).astype(np.uint8))
+    """In grey or RGB, upright.
+
+    Raises:
+      ValueError: several frames, floating-point numbers, or integers that are not 16 bits of which all are used.
+    """
+    file = _upright(file)
+    if file.mode.startswith("I"):  # which Pillow clips at 255
+        values = np.asarray(file)
+        low, high = values.min(), values.max()
+        if low < 0 or 0 < high < 4096 or high > 65535:  # 12 bits or less: 16 of their greys would be left, or none
+            raise ValueError(f"its values are {low} to {high}, but those of 16 bits go up to 65535; save it in 8 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8))
     if file.mode == "F":
         raise ValueError("pixels are floating-point numbers")
     if file.mode in ("1", "L", "LA"):
@@ -233,7 +253,8 @@ def grey_or_rgb(file: Image.Image) -> Image.Image:
 
 
 def _label_map(file: Image.Image) -> Image.Image:
-    """The grey values or palette indices."""
+    """The grey values or palette indices, upright."""
+    file = _upright(file)
     if file.mode in ("L", "P") or file.mode.startswith("I"):
         values = np.asarray(file)
     else:
