@@ -37,7 +37,7 @@ def draw(found: lr_find.RangeTest, path: str) -> None:
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, format="png", dpi=120)
     pyplot.close(figure)
 
 

@@ -107,7 +107,7 @@ def main(overrides, folders):
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(FLAGS.out, dpi=120)
+    figure.savefig(FLAGS.out, format="png", dpi=120)
     pyplot.close(figure)
     print(f"wrote {FLAGS.out}")
 

@@ -50,6 +50,13 @@ def test_a_level_of_a_metric_that_falls(runs, tmp_path):
     ]
 
 
+def test_a_png_under_any_name(runs, tmp_path):
+    out = tmp_path / "curves.foo"
+    done = plot(runs[0], "--metrics=test/loss", f"--out={out}")
+    assert (done.stderr, done.stdout) == ("", f"wrote {out}\n")
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
