@@ -359,6 +359,8 @@ def test_splits_that_do_not_fit_each_other(mesh):
         make(numbers._replace(test={"feature": X[:, :4], "target": Y / 2}), mesh)
     with pytest.raises(UserError, match=r"'mine', test has 'feature'; train has 'feature', 'target'"):
         make(numbers._replace(test={"feature": X}), mesh)
+    with pytest.raises(UserError, match=r"'mine', test has no rows; leave the split out, or give it one or more"):
+        make(numbers._replace(test={"feature": X[:0], "target": Y[:0] / 2}), mesh)
 
 
 def test_what_is_no_source(mesh):

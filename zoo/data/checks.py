@@ -47,6 +47,8 @@ def _check_arrays(where: str, arrays: Mapping[str, np.ndarray]) -> None:
             raise UserError(f"{where}: {key!r} is {array.dtype}{list(array.shape)}; it must be {what}")
     if len(set((rows := {key: len(array) for key, array in arrays.items()}).values())) > 1:
         raise UserError(f"{where}: the arrays have unequal numbers of rows: {rows}")
+    if not any(rows.values()):
+        raise UserError(f"{where} has no rows; leave the split out, or give it one or more")
 
 
 def _check_like(where: str, arrays: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray]) -> None:
