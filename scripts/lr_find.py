@@ -18,7 +18,7 @@ flags.DEFINE_string("config", "configs/digits_lenet.py", "The recipe.")
 flags.DEFINE_float("low", 1e-6, "The rate of the first step.")
 flags.DEFINE_float("high", 10.0, "The rate of the last step, if it comes to that.")
 flags.DEFINE_integer("steps", 200, "How many steps.")
-flags.DEFINE_string("output", "lr.png", "The picture to write.")
+cli.define_picture("output", "lr.png", "The picture to write.")
 
 
 def draw(found: lr_find.RangeTest, path: str) -> None:
@@ -37,7 +37,7 @@ def draw(found: lr_find.RangeTest, path: str) -> None:
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 

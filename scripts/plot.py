@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("metrics", ["train/loss", "test/accuracy", "lr"], "What to draw: one panel for each.")
 flags.DEFINE_bool("mean", False, "Draw the mean of runs that differ in the number at the end of their names.")
 flags.DEFINE_string("reach", None, "A metric and a level, such as test/accuracy=0.9.")
-flags.DEFINE_string("out", "curves.png", "The picture to write.")
+cli.define_picture("out", "curves.png", "The picture to write.")
 
 Curve = dict[int, float]  # step -> value
 
@@ -107,7 +107,7 @@ def main(overrides, folders):
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(FLAGS.out, format="png", dpi=120)
+    figure.savefig(FLAGS.out, dpi=120)
     pyplot.close(figure)
     print(f"wrote {FLAGS.out}")
 

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "The recipe whose augmentation to show; default: every one there is.")
 flags.DEFINE_string("data", None, "The data set; default: that of the recipe, else the embedded digits.")
 flags.DEFINE_integer("draws", 8, "How many draws of each.", lower_bound=1)
-flags.DEFINE_string("output", "augment.png", "The picture to write.")
+cli.define_picture("output", "augment.png", "The picture to write.")
 
 
 def main(overrides):
@@ -44,7 +44,7 @@ def main(overrides):
     for reason in left_out:
         print(f"left out: {reason}")
     try:
-        picture.save(FLAGS.output, format="PNG")
+        picture.save(FLAGS.output)
     except OSError as error:
         raise UserError(f"cannot write --output={FLAGS.output}: {error.strerror or error}") from None
     print(f"wrote {FLAGS.output}")

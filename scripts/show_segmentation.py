@@ -27,7 +27,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "configs/shapes_unet.py", "The recipe that was trained.")
 flags.DEFINE_string("workdir", None, "Its run folder; default runs/<name of the config>.")
 flags.DEFINE_integer("rows", 4, "How many images.", lower_bound=1)
-flags.DEFINE_string("output", "segmentation.png", "The picture to write.")
+cli.define_picture("output", "segmentation.png", "The picture to write.")
 
 
 def main(overrides):
@@ -49,7 +49,7 @@ def main(overrides):
         if len(rows) >= FLAGS.rows:
             break
     sheet = np.concatenate([np.concatenate([framed(panel) for panel in row], 1) for row in rows[: FLAGS.rows]])
-    Image.fromarray(sheet).save(FLAGS.output, format="PNG")
+    Image.fromarray(sheet).save(FLAGS.output)
     print(f"wrote {FLAGS.output}")
 
 

@@ -25,7 +25,7 @@ flags.DEFINE_string(
     "save", None, "Write the vectors: .bin, .txt, or GloVe where the name has 'glove'; .gz to compress."
 )
 flags.DEFINE_string("projector", None, "Write vectors.tsv and metadata.tsv into this folder.")
-flags.DEFINE_string("picture", None, "Write a PNG of the words of --draw as points on a plane.")
+cli.define_picture("picture", None, "Write a PNG of the words of --draw as points on a plane.")
 flags.DEFINE_string("layout", "pca", "How --picture places them: pca (principal components) or tsne.")
 flags.DEFINE_list("draw", [], "Words of --picture; default: the 100 most frequent.")
 

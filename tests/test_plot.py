@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -50,11 +51,10 @@ def test_a_level_of_a_metric_that_falls(runs, tmp_path):
     ]
 
 
-def test_a_png_under_any_name(runs, tmp_path):
-    out = tmp_path / "curves.foo"
-    done = plot(runs[0], "--metrics=test/loss", f"--out={out}")
-    assert (done.stderr, done.stdout) == ("", f"wrote {out}\n")
-    assert out.read_bytes().startswith(b"\x89PNG")
+def test_the_name_of_the_picture(runs, tmp_path):
+    done = plot(runs[0], "--metrics=test/loss", f"--out={tmp_path / 'curves.pdf'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: flag --out=.*curves.pdf: its name must end with .png\n", done.stderr)
 
 
 @pytest.mark.parametrize(

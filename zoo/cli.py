@@ -45,6 +45,12 @@ def pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def define_picture(name: str, default: str | None, help: str) -> None:
+    """A flag for the PNG that a script writes; a name with another ending is refused before anything is computed."""
+    flags.DEFINE_string(name, default, help)
+    flags.register_validator(name, lambda path: path is None or path.endswith(".png"), "its name must end with .png")
+
+
 def run(main: Callable, argv: Sequence[str] | None = None, *, takes_arguments: bool = False) -> None:
     """Parses the flags, calls `main(overrides)` and exits; expected failures print one line on stderr.
 
