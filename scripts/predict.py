@@ -7,8 +7,8 @@ python scripts/predict.py runs/shapes_unet photo.png --output=masks     # a PNG 
 python scripts/predict.py resnet32-d509ac18.th cat.png --model=resnet32_cifar --input_size=32,32,3 \
     --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
 
-Run folders and files of zoo.save_weights know what they are to be fed with. A table is .csv or .tsv, with the names of
-its columns or without; a .txt file has a text per line.
+Run folders and files of zoo.save_weights know what they are to be fed with. A table is .csv or .tsv, read as in
+training, with the names of its columns or, where it is all numbers, without; a .txt file has a text per line.
 """
 
 import csv

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import predict
+from zoo import predict, semantics
 from zoo.data import preprocess
 from zoo.errors import UserError
+from zoo.run import prepare
 
 
 def rows(count, seed, scale=1.0):
@@ -92,10 +93,37 @@ def test_prediction_of_rows(trained):
     np.testing.assert_allclose(
         predict.outputs(predictor, inputs), jax.nn.softmax(model.apply(variables, rows)), rtol=1e-4
     )
-    assert said["feature_names"] == ["x", "noise", "town"]
+    assert (said["feature_names"], said["csv_options"]) == (["x", "noise", "town"], None)
     (folder / "new.csv").write_text("town,x\nOslo,1\n")
     with pytest.raises(UserError, match=r"new\.csv has no column 'noise'"):
         predict.read(predictor, [str(folder / "new.csv")])
+
+
+@pytest.mark.parametrize(
+    "options, new, wanted",
+    [
+        ("target=y&missing=-999", "t,x\nOslo,5\nRome,-999\nRome,?\n", None),  # '?' is no longer one
+        ("target=y&missing=-999,?", "t,x\nOslo,5\nRome,-999\nRome,?\n", [[5, 0], [np.nan, 1], [np.nan, 1]]),
+        ("target=3&header=no&missing=-999", "Oslo,5\nRome,-999\n", [[5, 0], [np.nan, 1]]),  # no target
+        ("target=3&header=no", "Oslo,5,yes\nParis,6,\n", [[5, 0], [6, 2]]),
+        ("target=y&delimiter=%7C&missing=-", "t|x\nOslo, 1|-\n", [[np.nan, 2]]),
+    ],
+)
+def test_prediction_reads_a_table_as_training_did(tmp_path, options, new, wanted):
+    rows = "".join(f"{('Oslo', 'Rome')[k % 2]},{k},{('no', 'yes')[k % 3 % 2]}\n" for k in range(60))
+    content = ("" if "header" in options else "t,x,y\n") + rows
+    (tmp_path / "old.csv").write_text(content.replace(",", "|") if "%7C" in options else content)
+    config = recipe(tmp_path, **{"data.name": f"csv:{tmp_path / 'old.csv'}?{options}"})
+    run = prepare(config)
+    said = semantics.of(run.config, run.model, run.dataset)
+    assert said["csv_options"] == options.partition("&")[2]
+    (tmp_path / "new.csv").write_text(new)
+    if wanted is None:
+        with pytest.raises(UserError, match=r"new\.csv, line 4: column 'x' is '\?'; it must be a finite number"):
+            predict.table(tmp_path / "new.csv", said, run.dataset.statistics)
+        return
+    found = predict.table(tmp_path / "new.csv", said, run.dataset.statistics | {"fill": np.zeros(1)})
+    np.testing.assert_array_equal(list(found.values()), wanted)
 
 
 @pytest.mark.parametrize(

@@ -233,14 +233,23 @@ def table(path: str, info: Mapping[str, Any], statistics: preprocess.Statistics 
     """Line number -> float32 [features] of a CSV or TSV file; categories as numbers behind the rest.
 
     A first line that is not all numbers names the columns: then the model's features are looked up by name, in any
-    order and among others.
+    order and among others. Of a model that was trained with header=no, they are the columns at the same places, or all
+    that there are; what else the run says of reading (`csv_options`) is repeated, too.
 
     Raises:
       UserError: what `csv_table.read` refuses, a column that is not there, or a missing value where training had none.
     """
     (width,), kept = info["input_size"], statistics or {"feature_names": info["feature_names"] or ()}
     numbers, words = ([str(name) for name in kept.get(f"{kind}_names", ())] for kind in ("feature", "category"))
-    found = csv_table.read(pathlib.Path(path), header="", names=numbers + words or [str(k) for k in range(width)])
+    reading, names = csv_table.reading(info.get("csv_options") or ""), numbers + words or [str(k) for k in range(width)]
+    if reading.get("header") == "no":
+        found = csv_table.read(pathlib.Path(path), **reading)
+        if len(found.columns) == len(names):  # the target, and what was dropped, are not there
+            places = sorted(names, key=lambda name: (len(name), name))  # these are numbers
+            found = found._replace(columns=dict(zip(places, found.columns.values(), strict=True)))
+    else:
+        names = () if numbers and words else names  # whose order among each other is not known
+        found = csv_table.read(pathlib.Path(path), **reading | {"header": "", "names": names})
     if not numbers + words:
         numbers = list(found.columns)[:width]
         if len(numbers) < width:

@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from zoo import data, weights
-from zoo.data import text
+from zoo.data import csv_table, text
 from zoo.errors import UserError, lookup
 from zoo.run_folder import read_json
 from zoo.tasks.supervised import model_input
@@ -36,6 +36,8 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
     if "image" in meta["shapes"]:
         order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
         info |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
+    if meta["name"].startswith("csv:") and (reading := csv_table.reading_of(meta["name"])):
+        info["csv_options"] = reading
     if meta.get("vocab"):
         sentences = "label" in meta["shapes"] and config.data.tokens != "characters"
         words = sentences or "counts" in meta or text.EOS in meta["vocab"]  # running text of words has ends of lines

@@ -12,7 +12,7 @@ import csv
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ Path = pathlib.Path
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 MISSING = "?,NA,N/A,NaN,nan,null"
+READING = ("header", "delimiter", "missing")  # the options that say how a file is read
 
 
 class Table(NamedTuple):
@@ -86,6 +87,18 @@ def load(
     reading = {"header": header, "delimiter": delimiter, "missing": _names(missing)}
     tables = {split: read(file, **reading) for split, file in files.items()}
     return source(tables, target=target, categories=_names(categories), drop=_names(drop))
+
+
+def reading_of(name: str) -> str:
+    """Those of the options in the name of a data set that say how a file is read, as they stand there."""
+    parts = name.partition("?")[2].split("&")
+    return "&".join(part for part in parts if part.partition("=")[0] in READING)
+
+
+def reading(query: str) -> dict[str, Any]:
+    """Arguments of `read` from what `reading_of` gives."""
+    options = options_of.from_query("csv_options", load, query)
+    return options | ({"missing": _names(options["missing"])} if "missing" in options else {})
 
 
 def _names(listed: str) -> tuple[str, ...]:

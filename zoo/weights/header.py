@@ -33,6 +33,7 @@ class Metadata(NamedTuple):
     class_names: Sequence[str] | None = None  # in the order of the logits
     task: str | None = None  # what the outputs are: 'classification', 'segmentation', 'regression', ...
     feature_names: Sequence[str] | None = None  # in the order of the inputs
+    csv_options: str | None = None  # of csv:, how tables are read, as in a name: 'header=no&missing=-999'
     vocab: Sequence[str] | None = None  # of inputs that are text: the token of each id
     tokens: str | None = None  # what these are: 'words' or 'characters'
     temperature: float | None = None  # the probabilities of classification are softmax(output / temperature); None: 1
