@@ -344,6 +344,10 @@ X, Y = np.zeros((40, 6), np.float32), np.arange(40, dtype=np.int32) % 2
         ({"feature": X[:, 0], "label": Y}, r"'feature' is float32\[40\]; it must be floats \[N, D\]"),
         ({"feature": X.tolist(), "label": Y}, r"'feature' is list; it must be an array"),
         ({"image": X, "target": Y / 2}, r"'image' is float32\[40, 6\]; it must be uint8 or floats \[N, H, W, C\]"),
+        (
+            {"image": np.zeros((40, 2, 2, 1), np.uint16), "label": Y},
+            r"'image' is uint16\[40, 2, 2, 1\]; it must be uint8 or floats",
+        ),
         ({"feature": X, "label": np.zeros((40, 2, 2), int)}, r"label maps \[40, 2, 2\] for images none"),
     ],
 )

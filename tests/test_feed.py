@@ -174,6 +174,13 @@ def test_resized_is_bilinear():
     np.testing.assert_allclose(found, wanted, atol=0.51)
 
 
+def test_floats_stay_floats():
+    images = np.random.default_rng(0).integers(256, size=(2, 9, 9, 3)).astype(np.uint8)
+    found = feed.resized(images / 255, 5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(255 * found, feed.resized(images, 5), atol=0.51)
+
+
 def test_shrinking_averages():
     board = np.indices((8, 8)).sum(0)[None, :, :, None] % 2 * 200
     found = feed.resized(board.astype(np.uint8), 2)

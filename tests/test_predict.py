@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 import zoo
 from zoo import checkpoint, data, predict
-from zoo.data import sklearn_sets
+from zoo.data import preprocess, sklearn_sets
 from zoo.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -83,6 +84,27 @@ def test_images_become_features_as_in_training(run, tmp_path, normalize):
     assert np.mean(right) == accuracy > 0.3
     with pytest.raises(UserError, match=r"was trained on images of \[8, 8, 1\]; leave input_size out"):
         predict.load(tmp_path, input_size=(16, 16, 1))
+
+
+@pytest.mark.parametrize("in_unit", [True, False])
+def test_a_run_on_floats_predicts_files(run, tmp_path, in_unit):
+    """Whose images are bytes, as floats in 0..1, if it was trained on such; there are no files of others."""
+    folder, images = run
+    shutil.copytree(folder, tmp_path / "run")
+    statistics = preprocess.load(folder) | {"float_images": np.array(in_unit)}
+    for key in ("shift", "scale"):
+        statistics[f"normalize/0/standardize/{key}"] /= 255
+    preprocess.save(tmp_path / "run", statistics)
+    predictor = predict.load(tmp_path / "run")
+    if not in_unit:
+        with pytest.raises(UserError, match=r"run was trained on float images that are not in 0\.\.1, and files have"):
+            predict.read(predictor, [str(images)])
+        return
+    _, inputs = predict.read(predictor, [str(images)])
+    wanted = predict.outputs(predict.load(folder), inputs)
+    np.testing.assert_allclose(predict.outputs(predictor, inputs), wanted, rtol=1e-3, atol=1e-6)
+    floats = list(np.stack(inputs) / np.float32(255))
+    np.testing.assert_allclose(predict.outputs(predictor, floats), wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_a_run_says_what_it_is(run):

@@ -77,6 +77,17 @@ def test_statistics_of_images_are_on_the_scale_of_0_to_1(images):
     assert all(type(value) is float for value in statistics["mean"])
 
 
+def test_floats_have_that_scale_if_they_are_in_0_to_1(images):
+    _, wanted = fitted(images, "standardize", "image")
+    _, found = fitted(images / np.float32(255), "standardize", "image")
+    np.testing.assert_allclose([found["mean"], found["std"]], [wanted["mean"], wanted["std"]], rtol=1e-5)
+    assert fit({"image": images / np.float32(255)}, "pca")["float_images"]
+    for other in (images.astype(np.float32), images / np.float32(255) - 0.5):
+        _, found = fitted(other, "standardize", "image")
+        assert found["mean"] is found["std"] is None
+        assert not fit({"image": other}, "pca")["float_images"]
+
+
 def test_the_rest_of_a_batch_is_left_alone(images):
     run, _ = fitted(images, "standardize", "image")
     np.testing.assert_array_equal(run(images)["label"], images)

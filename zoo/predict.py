@@ -110,7 +110,8 @@ def _normalization(info: Mapping[str, Any], statistics: preprocess.Statistics | 
         parts = {"feature": slice(numbers), "category": slice(numbers, None)}
         parts = {key: part for key, part in parts.items() if numbers or key == "category"}
         return lambda batch: normalize({key: batch[:, part] for key, part in parts.items()})["feature"]
-    return lambda batch: model_input(normalize({key: batch}))
+    in_unit = statistics.get("float_images", False)  # the model knows images in 0..1; those of files are bytes
+    return lambda batch: model_input(normalize({key: batch / 255 if in_unit and batch.dtype == np.uint8 else batch}))
 
 
 def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int = 32) -> np.ndarray:
@@ -168,6 +169,11 @@ def _read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], li
         sentences = [line for argument in arguments for line in _lines(argument)]
         return sentences, [encoded(sentence, predictor.info) for sentence in sentences]
     if len(size) == 3:
+        if not (predictor.statistics or {}).get("float_images", True):
+            raise UserError(
+                f"{predictor.name} was trained on float images that are not in 0..1, and files have no such; train on "
+                "uint8 or on floats in 0..1"
+            )
         paths = [path for argument in arguments for path in _images(pathlib.Path(argument))]
         return list(map(str, paths)), [image(path, predictor.info, predictor.task) for path in paths]
     if len(size) != 1:

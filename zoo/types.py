@@ -48,10 +48,11 @@ class Task(NamedTuple):
 class Source(NamedTuple):
     """A data set as it comes: NumPy arrays by batch key, before any split or normalisation.
 
-    Images are uint8 [N, H, W, C] in 0..255, features float32 [N, D], labels int32 [N], targets float32 [N] or [N, K]. A
-    table may have NaN among its features, where a value is missing, and 'category', strings [N, K], '' where missing. A
-    segmentation set has label maps instead: uint8 [N, H, W], the class of each pixel, 255 where it does not count.
-    A transcription set has 'transcript', int32 [N, L], the class of each symbol, -1 behind the last one.
+    Images are uint8 [N, H, W, C] in 0..255, or floats (in 0..1 if images in files shall be predicted), features float32
+    [N, D], labels int32 [N], targets float32 [N] or [N, K]. A table may have NaN among its features, where a value is
+    missing, and 'category', strings [N, K], '' where missing. A segmentation set has label maps instead: uint8
+    [N, H, W], the class of each pixel, 255 where it does not count. A transcription set has 'transcript', int32 [N, L],
+    the class of each symbol, -1 behind the last one.
     A split that the set does not define is None; `zoo.data` then cuts it from the training split.
     """
 

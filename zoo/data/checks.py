@@ -43,7 +43,8 @@ def _check_arrays(where: str, arrays: Mapping[str, np.ndarray]) -> None:
         if not (hasattr(array, "dtype") and array.ndim):
             raise UserError(f"{where}: {key!r} is {type(array).__name__}; it must be an array, a row for each example")
         what, kinds, axes = (INPUTS | ANSWERS).get(key, ("", array.dtype.kind, (array.ndim,)))
-        if array.dtype.kind not in kinds or array.ndim not in axes:
+        wider = key == "image" and array.dtype.kind == "u" and array.dtype != np.uint8
+        if array.dtype.kind not in kinds or wider or array.ndim not in axes:
             raise UserError(f"{where}: {key!r} is {array.dtype}{list(array.shape)}; it must be {what}")
     if len(set((rows := {key: len(array) for key, array in arrays.items()}).values())) > 1:
         raise UserError(f"{where}: the arrays have unequal numbers of rows: {rows}")

@@ -106,16 +106,17 @@ def evaluation(splits: Mapping[str, Arrays], batch_size: int, mesh: Mesh, *, kee
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 images [N, H, W, C] at size x size, bilinear with antialiasing."""
+    """Images [N, H, W, C] at size x size, stretched, bilinear with antialiasing: uint8, or floats as float32."""
     if images.shape[1:3] == (size, size):
         return images
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
 
     @jax.jit
     def resize(x):
         y = jax.image.resize(x.astype(jnp.float32), (*x.shape[:1], size, size, *x.shape[3:]), "bilinear")
-        return jnp.clip(jnp.round(y), 0, 255).astype(jnp.uint8)
+        return jnp.clip(jnp.round(y), 0, 255).astype(dtype) if dtype == np.uint8 else y
 
-    found = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
+    found = np.empty((len(images), size, size, *images.shape[3:]), dtype)
     for batch, start in zip(padded({"image": images}, RESIZED), range(0, len(images), RESIZED), strict=True):
         found[start : start + RESIZED] = np.asarray(resize(batch["image"]))[batch["mask"]]
     return found

@@ -7,6 +7,7 @@ or prediction repeats them, whatever has become of the data:
     fill, category_fill, levels/<i>  of columns with missing values and of categories, see zoo.data.columns
     normalize/<i>/<name>/<array>     of the i-th normalization
     reversed                         there if images are turned from RGB to BGR first
+    float_images                     there if images are floats: whether they are in 0..1, as images in files can be
     image_shape                      height, width and channels of images of which 'pca' or 'lda' makes features
     target                           mean, standard deviation and minimum of the targets, [3] or [3, K]
     class_names, feature_names, category_names
@@ -128,8 +129,8 @@ def fit(
     """All that is learned from the training rows before training.
 
     Args:
-      train: the training rows, and nothing else: 'image' uint8, 'feature' float32 with NaN where a value is missing,
-        'category' strings [N, K], 'label', 'target'.
+      train: the training rows, and nothing else: 'image' uint8 or floats, 'feature' float32 with NaN where a value is
+        missing, 'category' strings [N, K], 'label', 'target'.
       options: `config.data`; SETTINGS are read.
       source: of which the names of classes and columns are kept.
       known: mean and standard deviation to standardize with, in place of those of these rows, and whether they are of
@@ -150,6 +151,8 @@ def fit(
     steps, x = parse(options["normalize"]), _input(train)
     if x is None:
         return statistics
+    if "image" in train and x.dtype != np.uint8:
+        statistics["float_images"] = np.array(x.min() >= -1e-3 and x.max() <= 1 + 1e-3)  # resizing rounds
     if known is not None and (options["statistics"] == "weights" or x.shape[-1] == len(known[0])):
         *known, bgr = known
         return statistics | given(train, *known) | turned(bgr and "image" in train)
@@ -261,12 +264,13 @@ def describe(statistics: Statistics, train: Arrays) -> dict[str, Any]:
     """What `meta` says about the statistics.
 
     'mean' and 'std' by channel or feature, on the scale of 0 to 1 for images, where the input is no more than
-    (x - mean) / std, else None; 'target_mean' and 'target_std', numbers, or lists where there are several targets (a
-    deviation of 0 counts as 1); 'target_min' over all; what zoo.data.columns tells.
+    (x - mean) / std, else None, as for float images that are not in 0..1; 'target_mean' and 'target_std', numbers, or
+    lists where there are several targets (a deviation of 0 counts as 1); 'target_min' over all; what zoo.data.columns
+    tells.
     """
     steps, x = _steps(statistics), _input(train)
     mean = std = None
-    if x is not None and len(steps) == 1 and "scale" in steps[0][1]:
+    if x is not None and len(steps) == 1 and "scale" in steps[0][1] and statistics.get("float_images", True):
         mean, std = ((steps[0][1][key] / _unit(x)).tolist() for key in ("shift", "scale"))
     described = {"mean": mean, "std": std, **dict.fromkeys(("target_mean", "target_std", "target_min"))}
     if "target" in statistics:
