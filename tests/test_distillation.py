@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+from scipy.special import log_expit, log_softmax, softmax
 from test_classification import META, ROWS, passing
 
 import zoo
@@ -62,6 +62,18 @@ def test_one_logit_is_two_classes(batch, tmp_path):
     p, q = (1 / (1 + np.exp(-np.float64(z) / 4)) for z in (batch["feature"] @ kernel, batch["feature"][:, :1]))
     wanted = 16 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
     assert float(task.loss({}, {}, batch, jax.random.key(0), train=True)[0]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_one_class_against_the_rest(batch, tmp_path):
+    """The probabilities, of teacher and student, are the logistic ones, scaled to a sum of 1."""
+    model = zoo.create_model("mlp", num_classes=WIDTH, widths=())
+    params = {"head": {"kernel": np.eye(WIDTH, dtype=np.float32)[::-1], "bias": np.zeros(WIDTH, np.float32)}}
+    path, x = str(tmp_path / "w.safetensors"), np.float64(batch["feature"])
+    zoo.save_weights(path, model, {"params": params}, input_size=(WIDTH,), target_link="logit")
+    log_p = log_softmax(log_expit(x[:, ::-1]) / 4, -1)
+    for loss, log_q in (("binary_cross_entropy", log_expit(x)), ("cross_entropy", x)):
+        wanted = 16 * (np.exp(log_p) * (log_p - log_softmax(log_q / 4, -1))).sum(-1).mean()
+        assert loss_of(batch, teacher=path, teacher_share=1.0, loss=loss) == pytest.approx(wanted, rel=1e-5)
 
 
 def config(**task):

@@ -254,6 +254,18 @@ def test_a_temperature_evens_the_probabilities_out(tmp_path):
     np.testing.assert_allclose(found, [np.exp([0.5, 1]) / np.exp([0.5, 1]).sum()], rtol=1e-6)
 
 
+def test_probabilities_of_one_class_against_the_rest(tmp_path):
+    """Logistic ones, scaled to a sum of 1: of two logits z and -z that of z, and not of 2 z."""
+    said = {"input_size": (1,), "mean": (0.0,), "std": (1.0,), "temperature": 2.0, "target_link": "logit"}
+    for kernel in ([[-2, 2]], [[2, -4, 6]]):
+        model = zoo.create_model("mlp", num_classes=len(kernel[0]), widths=())
+        params = {"head": {"kernel": np.float32(kernel), "bias": np.zeros(len(kernel[0]), np.float32)}}
+        zoo.save_weights(tmp_path / "w", model, {"params": params}, **said)
+        odds = 1 / (1 + np.exp(-np.array(kernel) / 2))
+        found = predict.outputs(predict.load(tmp_path / "w"), [np.float32([1])])
+        np.testing.assert_allclose(found, odds / odds.sum(), rtol=1e-6)
+
+
 def test_texts(tmp_path):
     vocab = ("good", "bad", "<unk>")
     model = zoo.create_model("text_cnn", vocab_size=3, embed_dim=2, filters=2, kernel_sizes=(1,), dropout=0.0)

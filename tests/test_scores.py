@@ -38,6 +38,17 @@ def case(request):
     return logits, label, softmax(np.float64(logits), -1)
 
 
+def test_probabilities_of_one_class_against_the_rest():
+    """The logistic ones, scaled to a sum of 1."""
+    logits, label = draw("plain")
+    names = ("calibration_error", "coverage", "coverage_error", "roc_auc")
+    odds = expit(np.float64(logits))
+    wanted = make(*names, threshold=0.5)(np.log(odds / odds.sum(1, keepdims=True)), label)
+    found = scores.make(names, META, threshold=0.5, one_vs_rest=True)(logits, label)
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert abs(found["calibration_error"] - make(*names, threshold=0.5)(logits, label)["calibration_error"]) > 0.01
+
+
 def test_precision_recall_and_f1(case):
     logits, label, _ = case
     called = logits.argmax(-1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import predict
+from zoo import predict, semantics
 from zoo.errors import UserError
 from zoo.run import prepare
 
@@ -47,6 +47,16 @@ def test_fine_tuning_normalizes_as_the_weights_want(weights):
         np.testing.assert_allclose(moments(run), [-mean / std, (1 - mean) / std], rtol=1e-5)
     other = prepare(tiny(init_from=weights, data__normalize="none"))
     np.testing.assert_allclose(moments(other), [0, 1], atol=1e-6)
+
+
+def test_a_run_says_what_its_logits_are():
+    said = []
+    for task in ({}, {"loss": "binary_cross_entropy"}):
+        config = tiny()
+        config.task.update(task)
+        run = prepare(config)
+        said.append(semantics.of(run.config, run.model, run.dataset)["target_link"])
+    assert said == [None, "logit"]
 
 
 def test_images_are_turned_to_the_channel_order_of_the_weights(tmp_path):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from scipy import special
 
 from zoo import models, options, tiling, weights
 from zoo.data import columns, csv_table, feed, folder, preprocess, text
@@ -125,6 +126,8 @@ def outputs(predictor: Predictor, inputs: Sequence[np.ndarray], batch_size: int 
         values = np.exp(raw) * mean if predictor.info["target_link"] == "log" else raw * std + mean
         return values if mean.ndim else values[:, 0]
     logits = raw / (predictor.info["temperature"] or 1.0)
+    if predictor.info["target_link"] == "logit":
+        logits = special.log_expit(logits)
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     odds = np.exp(logits - logits.max(1, keepdims=True))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_expit, log_softmax, logsumexp
 from sklearn import metrics as sk
 
 from zoo.errors import lookup
@@ -124,10 +124,12 @@ SCORES: dict[str, Callable[[Rows], float | dict | list]] = {
 }
 
 
-def make(names: Sequence[str], meta: Mapping, *, threshold: float) -> Callable[..., dict[str, Any]]:
+def make(
+    names: Sequence[str], meta: Mapping, *, threshold: float, one_vs_rest: bool = False
+) -> Callable[..., dict[str, Any]]:
     """`Task.scores`: (logits [N, C], or [N, 1] of class 1 against class 0, label [N]) -> name -> value.
 
-    All numbers are NaN where a logit is.
+    All numbers are NaN where a logit is. With `one_vs_rest`, each logit is that of its class against the rest.
 
     Raises:
       UserError: an unknown name.
@@ -139,7 +141,8 @@ def make(names: Sequence[str], meta: Mapping, *, threshold: float) -> Callable[.
         finite, logits = np.isfinite(logits).all(), np.nan_to_num(logits.astype(np.float64))
         if logits.shape[1] == 1:
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        rows = Rows(label, logits.argmax(1), log_softmax(logits, axis=1), classes, threshold)
+        log_p = log_softmax(log_expit(logits) if one_vs_rest else logits, axis=1)
+        rows = Rows(label, logits.argmax(1), log_p, classes, threshold)
         values = {}
         for name, score in chosen.items():
             found = score(rows)

@@ -17,6 +17,7 @@ from zoo import data, weights
 from zoo.data import csv_table, text
 from zoo.errors import UserError, lookup
 from zoo.run_folder import read_json
+from zoo.tasks import classification
 from zoo.tasks.supervised import model_input
 from zoo.types import Dataset
 from zoo.weights import header
@@ -32,6 +33,8 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
         info["temperature"] = config.task.temperature
     if config.task.get("loss") == "poisson":
         info["target_link"] = "log"
+    if config.task.name == "classification" and classification.is_one_vs_rest(**config.task):
+        info["target_link"] = "logit"
     info["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
     if "image" in meta["shapes"]:
         order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])

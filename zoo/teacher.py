@@ -45,8 +45,8 @@ def difficulty(path: str, config: ConfigDict, dataset: Dataset) -> Callable[[], 
 def logits(path: str, outputs: int, meta: Mapping[str, Any]) -> Callable[[Batch], jax.Array]:
     """Batch, preprocessed -> logits [B, outputs], as in evaluation, of a run folder or a file of `save_weights`.
 
-    They are divided by the temperature that the teacher was trained with. Its weights become constants of what is
-    compiled.
+    They are divided by the temperature that the teacher was trained with, and such that their softmax is what the
+    teacher predicts. Its weights become constants of what is compiled.
 
     Raises:
       UserError: no weights there, or of another task, other classes, or (when called) for other inputs.
@@ -62,7 +62,8 @@ def logits(path: str, outputs: int, meta: Mapping[str, Any]) -> Callable[[Batch]
             line = " ".join(str(error).split())[:200]
             raise UserError(f"the teacher {path} cannot take inputs {list(x.shape)}: {line}") from None
         check_outputs(f"classification, teacher {path}", found, 2, "a classifier")
-        return found.astype(np.float32) / (info.get("temperature") or 1.0)
+        found = found.astype(np.float32) / (info.get("temperature") or 1.0)
+        return jax.nn.log_sigmoid(found) if info.get("target_link") == "logit" else found
 
     return teach
 

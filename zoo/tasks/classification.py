@@ -28,6 +28,11 @@ def num_outputs(meta: Mapping, *, binary: bool = False, **_) -> int:
     return 1 if binary else classes
 
 
+def is_one_vs_rest(*, loss: str = "cross_entropy", binary: bool = False, **_) -> bool:
+    """Whether each logit is that of its class against the rest: then log_sigmoid comes before the softmax."""
+    return loss == "binary_cross_entropy" and not binary
+
+
 def make(
     model,
     meta: Mapping,
@@ -57,7 +62,8 @@ def make(
       model: module from batch['image'] or batch['feature'] to logits [B, num_outputs].
       meta: of the data set; `num_classes`, `class_names` and `class_counts` are read.
       binary: one logit and the logistic loss instead of two logits and softmax.
-      loss: a name of `zoo.losses.CLASSIFICATION`.
+      loss: a name of `zoo.losses.CLASSIFICATION`. After binary_cross_entropy the probabilities of several logits are
+        the logistic ones, scaled to a sum of 1.
       label_smoothing: of both cross-entropies in training; default 0.
       focal_gamma, focal_alpha: of the focal loss; default 2 and no weights.
       class_weights: factors on the training losses of the rows of each class; or 'balanced', rows / (classes * rows
@@ -85,7 +91,8 @@ def make(
     if teacher_share == 1 and (label_smoothing or weights is not None):
         what = "label_smoothing" if label_smoothing else "class_weights"
         raise UserError(f"task classification: {what} has no effect with teacher_share=1, which ignores the labels")
-    taught = _taught(teacher, teacher_share, teacher_temperature, outputs, meta)
+    one_vs_rest = is_one_vs_rest(loss=loss, binary=binary)
+    taught = _taught(teacher, teacher_share, teacher_temperature, outputs, meta, one_vs_rest)
     if binary and top_k:
         raise UserError("task classification: binary=True has one logit, and no top_k beside the accuracy")
     if any(not 0 < k < classes for k in top_k):
@@ -120,7 +127,8 @@ def make(
         logits, _ = logits_of(params, model_state, batch, None, train=False)
         return logits, batch["label"]
 
-    return Task(init_model(model), loss_fn, predict=predict, scores=_scores(metrics, meta, coverage_threshold))
+    scores = _scores(metrics, meta, coverage_threshold, one_vs_rest)
+    return Task(init_model(model), loss_fn, predict=predict, scores=scores)
 
 
 def _loss(name: str, outputs: int, options: Mapping):
@@ -144,7 +152,7 @@ def _loss(name: str, outputs: int, options: Mapping):
     return loss_of, own
 
 
-def _taught(path: str, share: float | None, temperature: float | None, outputs: int, meta: Mapping):
+def _taught(path: str, share: float | None, temperature: float | None, outputs: int, meta: Mapping, one_vs_rest: bool):
     """(losses [B], logits, batch) -> losses that are the teacher's in part; None without a teacher."""
     if not path:
         for name, value in (("teacher_share", share), ("teacher_temperature", temperature)):
@@ -166,7 +174,7 @@ def _taught(path: str, share: float | None, temperature: float | None, outputs: 
 
     def losses_of(each, logits, batch):
         wanted = jax.nn.softmax(softened(jax.lax.stop_gradient(teach(batch))))
-        divergence = losses.kl_divergence(softened(logits), wanted)
+        divergence = losses.kl_divergence(softened(jax.nn.log_sigmoid(logits) if one_vs_rest else logits), wanted)
         return (1 - share) * each + share * temperature**2 * divergence
 
     return losses_of
@@ -194,7 +202,7 @@ def _class_weights(given: str | Sequence[float], meta: Mapping) -> np.ndarray | 
     return np.float32(given) if given else None
 
 
-def _scores(names: Sequence[str], meta: Mapping, threshold: float | None):
+def _scores(names: Sequence[str], meta: Mapping, threshold: float | None, one_vs_rest: bool):
     if threshold is not None:
         if "coverage" not in names:
             raise UserError("task classification: coverage_threshold is for the metric coverage; add it to metrics")
@@ -204,4 +212,4 @@ def _scores(names: Sequence[str], meta: Mapping, threshold: float | None):
         return None
     from zoo import scores  # imports all of scikit-learn's metrics: only where they are asked for
 
-    return scores.make(names, meta, threshold=0.9 if threshold is None else threshold)
+    return scores.make(names, meta, threshold=0.9 if threshold is None else threshold, one_vs_rest=one_vs_rest)

@@ -39,7 +39,9 @@ class Metadata(NamedTuple):
     temperature: float | None = None  # the probabilities of classification are softmax(output / temperature); None: 1
     target_mean: float | Sequence[float] | None = None  # a regression predicts output * target_std + target_mean
     target_std: float | Sequence[float] | None = None
-    target_link: str | None = None  # 'log' where it is exp(output) * target_mean, a rate (Poisson)
+    # 'log' where it is exp(output) * target_mean, a rate (Poisson); of classification 'logit' where each output is that
+    # of its class against the rest, and the probabilities are the logistic ones, scaled to a sum of 1
+    target_link: str | None = None
     source: str | None = None  # where the weights come from
     source_sha256: str | None = None  # the hash of that file
     licence: str | None = None  # its terms
