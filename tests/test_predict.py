@@ -304,6 +304,53 @@ def test_masks(tmp_path, monkeypatch):
     np.testing.assert_array_equal(tiled[16:-16, 16:-16][inner], found[16:-16, 16:-16][inner])
 
 
+def segmenter(path, size=(160, 160), **options):
+    """Saves random weights of a U-Net; returns noise on a ramp."""
+    model, rng = zoo.create_model("unet", in_channels=1, **options), np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, np.zeros((1, 32, 32, 1), np.float32))
+    one = {"scale": np.ones, "var": np.ones, "bias": np.zeros, "mean": np.zeros, "kernel": rng.standard_normal}
+    variables = jax.tree.map_with_path(lambda name, leaf: one[name[-1].key](leaf.shape).astype(np.float32), shapes)
+    zoo.save_weights(path, model, variables, input_size=(32, 32, 1), mean=(0.5,), std=(0.25,))
+    ramp = np.linspace(60, 210, size[1])[:, None] + 20 * np.random.default_rng(0).standard_normal((*size, 1))
+    return ramp.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer", "group:4", "per_image"])
+def test_large_images_are_normalized_as_small_ones(tmp_path, monkeypatch, capsys, norm):
+    """Over the whole image, not over a tile."""
+    options = {"norm": "batch" if norm == "per_image" else norm}
+    image = segmenter(tmp_path / "w", depth=1, width=4, **options)
+    if norm == "per_image":
+        fitted = preprocess.fit(
+            {"image": image[None]}, zoo.config.default().data.to_dict() | {"normalize": norm}, zoo.Source({})
+        )
+        monkeypatch.setattr(preprocess, "load", lambda _: fitted)
+    predictor = predict.load(tmp_path / "w")
+    (whole,) = predict.masks(predictor, [image])
+    monkeypatch.setattr(predict, "WHOLE", 1000)
+    monkeypatch.setattr(predict, "TILE", 64)
+    tiled, again = predict.masks(predictor, [image] * 2)
+    inner = slice(16, -16)  # at its border a tile sees mirrored pixels, the whole image zeros
+    assert 0.01 < whole.mean() < 0.99
+    assert np.mean(whole[inner, inner] != tiled[inner, inner]) < 1e-3  # of rounding
+    np.testing.assert_array_equal(tiled, again)
+    line = f"{tmp_path / 'w'}: norm {norm!r} is over whole maps: large images in one piece\n"
+    assert capsys.readouterr().out == ("" if norm == "per_image" else line)
+
+
+def test_tiles_are_larger_than_what_a_pixel_sees(tmp_path, monkeypatch):
+    """Of deep networks, which see further than a tile of the usual size."""
+    image = segmenter(tmp_path / "w", size=(140, 120), depth=2, width=1)
+    predictor = predict.load(tmp_path / "w")
+    (whole,) = predict.masks(predictor, [image])
+    monkeypatch.setattr(predict, "WHOLE", 0)
+    monkeypatch.setattr(predict, "TILE", 32)
+    (tiled,) = predict.masks(predictor, [image])
+    inner = slice(32, -32)
+    assert np.mean(whole[inner, inner] != tiled[inner, inner]) < 1e-3
+    assert not np.array_equal(whole, tiled)  # it was tiled: the border is mirrored
+
+
 def test_other_tasks(tmp_path):
     """Told as such, not as 2 names that do not fit 3 outputs."""
     model = zoo.create_model("mlp", num_classes=3, widths=())

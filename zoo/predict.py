@@ -4,8 +4,10 @@ Input size, crop, channel order, mean, vocabulary and class names come from the 
 `model.json` of a run folder (zoo.weights.header.Metadata lists them all).
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,7 +38,9 @@ class Predictor(NamedTuple):
     model: nn.Module
     variables: Variables
     info: Mapping[str, Any]  # the names of zoo.weights.header.Metadata, all of them; None: unknown
-    apply: Callable  # batch of raw inputs -> outputs float32, compiled
+    apply: Callable  # batch of raw inputs -> outputs float32: the two that follow, which are compiled
+    normalize: Callable  # batch of raw inputs -> inputs of the model
+    network: Callable  # -> outputs
     statistics: preprocess.Statistics | None = None  # of the training rows, if a run kept them
 
     @property
@@ -83,13 +87,15 @@ def load(source, model: str | None = None, model_options: Mapping[str, Any] | No
         if list(given.get("input_size", info["input_size"])) != info["input_size"]:
             raise UserError(f"{source} was trained on images of {info['input_size']}; leave input_size out")
     variables = jax.device_put(variables)
-    normalize = _normalization(info, statistics)
+    normalize = jax.jit(_normalization(info, statistics))
 
     @jax.jit
-    def apply(variables, batch):
-        return module.apply(variables, normalize(batch), train=False).astype(jnp.float32)
+    def network(variables, x):
+        return module.apply(variables, x, train=False).astype(jnp.float32)
 
-    return Predictor(str(source), module, variables, info, lambda batch: apply(variables, batch), statistics)
+    network = partial(network, variables)
+    functions = (lambda batch: network(normalize(batch))), normalize, network
+    return Predictor(str(source), module, variables, info, *functions, statistics)
 
 
 def _normalization(info: Mapping[str, Any], statistics: preprocess.Statistics | None) -> Callable:
@@ -138,19 +144,43 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
     """The class of every pixel, uint8 [H, W], of each image [H, W, C].
 
     In one piece, or where that is large or the convolutions are not padded, in tiles that overlap: without seams for
-    `unet`; `unet_resnet*` see further than the overlap.
+    `unet`; `unet_resnet*` see further than the overlap. Where a norm is over the whole map, such as 'instance', large
+    images are predicted in one piece too, and a line says so, unless the convolutions are not padded. What is
+    normalized by image is so before it is cut.
     """
-    model, side = predictor.model, predictor.info["input_size"][0]
+    tiles, norm = _tiles(predictor), _norm_over_maps(predictor.model)
+    whole = max(WHOLE, tiles["tile"] ** 2) if "margin" in tiles else 0
+    by_image = any("/per_image/" in key for key in predictor.statistics or ())
     for image in images:
-        if getattr(model, "padding", "same") == "valid":
-            (logits,) = tiling.predict(predictor.apply, [image], tile=side, multiple=2**model.depth)
-        elif image.shape[0] * image.shape[1] <= WHOLE:
+        large = image.shape[0] * image.shape[1] > whole
+        if large and norm and whole:
+            print(f"{predictor.name}: norm {norm!r} is over whole maps: large images in one piece", flush=True)
+            whole, large = math.inf, False
+        if not large:
             logits = np.asarray(predictor.apply(image[None]))[0]
+        elif by_image:
+            (logits,) = tiling.predict(predictor.network, np.asarray(predictor.normalize(image[None])), **tiles)
         else:
-            known = isinstance(model, unet.UNet)
-            multiple, margin = (2**model.depth, unet.receptive_radius(model)) if known else (32, CONTEXT)
-            (logits,) = tiling.predict(predictor.apply, [image], tile=TILE, margin=margin, multiple=multiple)
+            (logits,) = tiling.predict(predictor.apply, [image], **tiles)
         yield (logits.argmax(-1) if logits.shape[-1] > 1 else logits[..., 0] > 0).astype(np.uint8)
+
+
+def _tiles(predictor: Predictor) -> dict[str, int]:
+    """Arguments of `tiling.predict`; those of valid convolutions are as large as the images of the training."""
+    model = predictor.model
+    if getattr(model, "padding", "same") == "valid":
+        return {"tile": predictor.info["input_size"][0], "multiple": 2**model.depth}
+    multiple, margin = 32, CONTEXT
+    if isinstance(model, unet.UNet):
+        multiple, margin = 2**model.depth, unet.receptive_radius(model)
+    tile = max(TILE, 4 * multiple * -(-margin // multiple))  # of which a quarter is kept, at least
+    return {"tile": tile, "margin": margin, "multiple": multiple, "batch_size": max(1, WHOLE // tile**2)}
+
+
+def _norm_over_maps(model: nn.Module) -> str | None:
+    """The norm of the convolutions, if each pixel sees all others by it."""
+    norm = getattr(model.make_encoder(parent=None) if hasattr(model, "make_encoder") else model, "norm", "none")
+    return norm if norm.partition(":")[0] in ("layer", "group", "instance") else None
 
 
 def names(predictor: Predictor, number: int) -> list[str]:
@@ -184,8 +214,8 @@ def _read(predictor: Predictor, arguments: Sequence[str]) -> tuple[list[str], li
             f"{predictor.name} takes inputs of shape {list(size)}; images, rows of a table and texts are known"
         )
     tables = [(argument, table(argument, predictor.info, predictor.statistics)) for argument in arguments]
-    found = [(f"{argument}:{number}", row) for argument, rows in tables for number, row in rows.items()]
-    return [name for name, _ in found], [row for _, row in found]
+    called = [f"{argument}:{number}" for argument, rows in tables for number in rows]
+    return called, [row for _, rows in tables for row in rows.values()]
 
 
 def _images(path: pathlib.Path) -> list[pathlib.Path]:
@@ -250,15 +280,9 @@ def table(path: str, info: Mapping[str, Any], statistics: preprocess.Statistics 
     """
     (width,), kept = info["input_size"], statistics or {"feature_names": info["feature_names"] or ()}
     numbers, words = ([str(name) for name in kept.get(f"{kind}_names", ())] for kind in ("feature", "category"))
-    reading, names = csv_table.reading(info.get("csv_options") or ""), numbers + words or [str(k) for k in range(width)]
-    if reading.get("header") == "no":
-        found = csv_table.read(pathlib.Path(path), **reading)
-        if len(found.columns) == len(names):  # the target, and what was dropped, are not there
-            places = sorted(names, key=lambda name: (len(name), name))  # these are numbers
-            found = found._replace(columns=dict(zip(places, found.columns.values(), strict=True)))
-    else:
-        names = () if numbers and words else names  # whose order among each other is not known
-        found = csv_table.read(pathlib.Path(path), **reading | {"header": "", "names": names})
+    known = numbers + words or [str(k) for k in range(width)]
+    query, ordered = info.get("csv_options") or "", not (numbers and words)
+    found = csv_table.read_new(pathlib.Path(path), query, known, ordered=ordered)
     if not numbers + words:
         numbers = list(found.columns)[:width]
         if len(numbers) < width:

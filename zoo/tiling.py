@@ -19,7 +19,8 @@ def predict(
 
     An image is cut into overlapping tiles; what lies outside of it is mirrored at its border; of each tile's logits the
     part away from the edges of the tile is kept. With a margin of at least the network's `receptive_radius`, no pixel
-    that is kept has seen the edge of a tile: the result depends on the size of the tiles only by rounding.
+    that is kept has seen the edge of a tile: the result depends on the size of the tiles only by rounding, unless the
+    network normalizes over whole maps.
 
     Args:
       apply: [batch_size, tile, tile, C] to logits, either of that size, or smaller by the same number of pixels on each

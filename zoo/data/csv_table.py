@@ -12,7 +12,7 @@ import csv
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,10 +95,22 @@ def reading_of(name: str) -> str:
     return "&".join(part for part in parts if part.partition("=")[0] in READING)
 
 
-def reading(query: str) -> dict[str, Any]:
-    """Arguments of `read` from what `reading_of` gives."""
+def read_new(path: Path, query: str, names: Sequence[str], *, ordered: bool) -> Table:
+    """A new table for a model with inputs `names`, which was trained on one that was read by `query` of `reading_of`.
+
+    Without a header the columns have these names, if they are known to be `ordered` as in the file. Where the training
+    had none either, names are places in the file, or among the inputs where there are no other columns.
+    """
     options = options_of.from_query("csv_options", load, query)
-    return options | ({"missing": _names(options["missing"])} if "missing" in options else {})
+    if "missing" in options:
+        options["missing"] = _names(options["missing"])
+    if options.get("header") != "no":
+        return read(path, **options | {"header": "", "names": names if ordered else ()})
+    found = read(path, **options)
+    if len(found.columns) != len(names):
+        return found
+    places = sorted(names, key=lambda name: (len(name), name))  # of numbers
+    return found._replace(columns=dict(zip(places, found.columns.values(), strict=True)))
 
 
 def _names(listed: str) -> tuple[str, ...]:
