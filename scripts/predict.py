@@ -35,7 +35,7 @@ flags.DEFINE_list("mean", None, "Per channel of images in 0..1, or per feature."
 flags.DEFINE_list("std", None, "Likewise, the standard deviation.")
 flags.DEFINE_list("class_names", None, "In the order of the outputs.")
 flags.DEFINE_string("channel_order", None, "RGB, BGR or L (grey).")
-flags.DEFINE_float("crop", None, "Part of the shorter side that is looked at, such as 0.875.")
+flags.DEFINE_float("crop", None, "Part of the shorter side that is looked at, such as 0.875; 0: all, stretched.")
 flags.DEFINE_string("interpolation", None, "Of resizing, such as bilinear or bicubic.")
 
 

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import checkpoint, data, predict
+from zoo import checkpoint, data, predict, semantics
 from zoo.data import preprocess, sklearn_sets
 from zoo.errors import UserError
+from zoo.run import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES = {"input_size": (6, 6, 3), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -145,6 +146,18 @@ def test_size_crop_and_interpolation(tmp_path):
     wanted = np.asarray(Image.fromarray(image).resize((10, 5), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(predict.image(tmp_path / "x.png", said), wanted)
     np.testing.assert_array_equal(predict.image(tmp_path / "x.png", said, "segmentation"), image)
+
+
+@pytest.mark.parametrize("shape, crop", [((20, 40, 3), 0.0), ((30, 20, 3), 0.0), ((20, 20, 3), 1.0)])
+def test_images_are_stretched_as_in_training(tmp_path, shape, crop):
+    image = picture(tmp_path / "x.png", shape)
+    source = zoo.Source({"image": np.stack([image] * 20), "label": np.arange(20) % 2}, class_names=("a", "b"))
+    config = zoo.config.load("tests/tiny.py", [("data.image_size", "8"), ("data.batch_size", "8")])
+    run = prepare(config, source)
+    said = semantics.of(run.config, run.model, run.dataset)
+    assert (said["crop"], said["input_size"]) == (crop, (8, 8, 3))
+    trained = next(iter(run.dataset.eval("test")))["image"][0]
+    np.testing.assert_allclose(predict.image(tmp_path / "x.png", said), trained, atol=1)
 
 
 def test_channels(tmp_path):

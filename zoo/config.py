@@ -70,7 +70,7 @@ def default() -> ConfigDict:
                 # Missing numbers of a table: 'mean', 'median' or 'mode' (categories too), 'drop' their rows; '' refuses
                 "impute": "",
                 "categories": "one_hot",  # columns of categories: 'one_hot', or 'embed' (mlp with model.embed_dim)
-                "image_size": 0,  # resize images to this height and width; 0: as they are
+                "image_size": 0,  # resize images to this height and width (folder: their middle square); 0: as they are
                 "on_error": "stop",  # at images of a folder: set that cannot be read: 'stop', or 'skip' them
                 # w0 of the U-Net paper's weight maps (zoo.data.border_weights), for the training images; 0: none
                 "border_weight": 0.0,

@@ -241,7 +241,7 @@ def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classi
     except Exception as error:  # anything: Pillow's readers raise errors of all kinds
         raise UserError(f"{path} is not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
-        if height == width:
+        if height == width and info["crop"] != 0:
             picture = folder.middle_square(picture, width, resample, info["crop"] or 1.0)
         else:
             picture = picture.resize((width, height), resample)

@@ -38,7 +38,7 @@ def of(config: ConfigDict, model: nn.Module, dataset: Dataset) -> dict[str, Any]
     info["input_size"] = model_input(jax.eval_shape(dataset.preprocess, data.sample(dataset))).shape[1:]
     if "image" in meta["shapes"]:
         order = "BGR" if "reversed" in dataset.statistics else CHANNEL_ORDERS.get(meta["shapes"]["image"][-1])
-        info |= {"crop": 1.0, "interpolation": "bilinear"} | ({"channel_order": order} if order else {})
+        info = {"crop": 1.0, "interpolation": "bilinear"} | info | ({"channel_order": order} if order else {})
     if meta["name"].startswith("csv:") and (reading := csv_table.reading_of(meta["name"])):
         info["csv_options"] = reading
     if meta.get("vocab"):

@@ -95,6 +95,7 @@ def make(
     columns.check(options, arrays, source)
     rows = {name: len(next(iter(split.values()))) for name, split in arrays.items()}
     batch_size, eval_batch_size = _batch_sizes(options, rows, mesh.size)
+    stretched = options["image_size"] and np.ptp(arrays["train"]["image"].shape[1:3])
     if options["image_size"]:
         arrays = {name: _resized(split, options["image_size"]) for name, split in arrays.items()}
     if options["border_weight"]:
@@ -119,6 +120,7 @@ def make(
         "class_names": source.class_names,
         "class_counts": _class_counts(source, train),
         "vocab": source.vocab,
+        "crop": 0.0 if stretched else None,  # see zoo.weights.header
         **preprocess.describe(statistics, train),
     }
     train_feed = (feed.on_device if keep else feed.streamed)(train, batch_size, seed, mesh)

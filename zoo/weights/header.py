@@ -28,7 +28,7 @@ class Metadata(NamedTuple):
     mean: Sequence[float] | None = None  # per channel, of images in 0..1, or per feature: the input is (x - mean) / std
     std: Sequence[float] | None = None
     channel_order: str | None = None  # 'RGB', 'BGR' or 'L' (grey)
-    crop: float | None = None  # part of the shorter side that an evaluation keeps, such as 0.875
+    crop: float | None = None  # part of the shorter side that an evaluation keeps, such as 0.875; 0: all is stretched
     interpolation: str | None = None  # of resizing, such as 'bilinear'
     class_names: Sequence[str] | None = None  # in the order of the logits
     task: str | None = None  # what the outputs are: 'classification', 'segmentation', 'regression', ...
