@@ -1,5 +1,6 @@
 """Which checkpoints are kept, found and read."""
 
+import contextlib
 import gc
 import json
 import pathlib
@@ -50,12 +51,20 @@ HISTORIES = [
 
 
 @pytest.mark.parametrize("mode, values", HISTORIES)
-def test_the_best_is_kept(tmp_path, mode, values):
-    with Checkpoints(tmp_path, keep=1, best=1, monitor="validation/x", mode=mode) as checkpoints:
-        for step, value in enumerate(values, 1):
-            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, {}, value)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_the_best_is_kept(tmp_path, mode, values, reopened):
+    """By one process, or by one for each checkpoint, as after restarts: no others pile up."""
+    evaluated = [np.nan if value is None else value for value in values]
+    with contextlib.ExitStack() as opened:
+        for step in range(1, len(values) + 1):
+            if reopened or step == 1:
+                opened.close()
+                checkpoints = opened.enter_context(Checkpoints(tmp_path, keep=1, best=1))
+            ranked = [i + 1 for i in metrics.ranked(evaluated[:step], mode)]
+            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, {}, ranked)
         checkpoints.wait()
-        best = metrics.best_index([np.nan if value is None else value for value in values], mode)
+        found = [value for value in evaluated if not np.isnan(value)]
+        best = evaluated.index(max(found) if mode == "max" else min(found))
         assert checkpoints.steps() == [best + 1, len(values)]
 
 
@@ -111,7 +120,7 @@ def test_weights_are_those_that_the_report_is_about(tmp_path):
         "checkpoint__monitor": "validation/loss",
     }
     report = zoo.train(config := tiny(total_steps=60, averaging__name="none", **overrides, **settings), tmp_path)
-    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1, monitor="x", mode="min") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
         assert report["step"] < max(checkpoints.steps())
     variables = zoo.load_model(tmp_path)[1]
     run = zoo.run.prepare(config, workdir=tmp_path)

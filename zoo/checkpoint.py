@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: asynchronous, atomic; the last ones and the best ones by a metric.
+"""Checkpoints through Orbax: asynchronous, atomic; the last ones and the best ones.
 
 A checkpoint is the train state and the open window of metrics, with a description beside it: paths, shapes and
 checksums of all arrays, the config, versions and flags. Restoring looks at the disk again (a failed asynchronous save
@@ -7,19 +7,19 @@ diff, and steps back over damaged ones.
 """
 
 import contextlib
-import math
 import os
 import pathlib
 import sys
 import time
+import types
 import warnings
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo import rules
 from zoo.errors import UserError
@@ -34,18 +34,14 @@ def exists(workdir: str | os.PathLike) -> bool:
 class Checkpoints:
     """The checkpoints of one work directory; `close` (or leaving a with block) waits for the last save."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int, best: int, monitor: str, mode: str):
+    def __init__(self, folder: pathlib.Path, *, keep: int, best: int):
         self.folder = folder.absolute()
-        kept = [policies.LatestN(keep)]
-        if monitor and best:
-            # Orbax ranks upwards and keeps the last n. Of equal values the first is the best, as for `best_index`.
-            sign = 1 if mode == "max" else -1
-            kept.append(policies.BestN(get_metric_fn=lambda m: (sign * m["monitor"], -m["step"]), n=best))
+        self._keep, self._best, self._ranked = keep, best, []
+        # Not Orbax's BestN, which forgets the metrics of a checkpoint when it is opened again, and keeps it for ever.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            preservation_policy=types.SimpleNamespace(should_preserve=self._kept), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._worst = -np.inf if mode == "max" else np.inf
 
     def __enter__(self):
         return self
@@ -66,8 +62,21 @@ class Checkpoints:
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, arrays, extra: dict[str, Any], monitored: float | None) -> None:
-        """Starts to write a tree of NumPy arrays, which must not change any more, and `extra` as JSON."""
+    def _kept(self, checkpoints, *, context) -> list[bool]:
+        """Orbax's `PreservationPolicy`: which of these, in the order of their steps, a save leaves."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._keep :], *[step for step in self._ranked if step in steps][: self._best]}
+        return [step in kept for step in steps]
+
+    def save(self, step: int, arrays, extra: dict[str, Any], ranked: Iterable[int]) -> None:
+        """Starts to write a tree of NumPy arrays, which must not change any more, and `extra` as JSON.
+
+        Then deletes what is neither among the last ones nor among the best.
+
+        Args:
+          ranked: the steps that were evaluated, the best first.
+        """
+        self._ranked = list(ranked)
         if step in self._manager.all_steps():
             return  # the same seed and step give the same bits: it is there already
         description = {path: _describe(array) for path, array in rules.flatten(arrays).items()}
@@ -76,7 +85,6 @@ class Checkpoints:
             args=ocp.args.Composite(
                 tree=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave({"arrays": description, **extra})
             ),
-            metrics={"monitor": self._worst if monitored is None or math.isnan(monitored) else monitored, "step": step},
         )
 
     def restore(self, like, *, prefer: int | None = None):

@@ -103,13 +103,10 @@ def evaluate(
 @contextlib.contextmanager
 def open_folder(run: Run, workdir):
     """(RunFolder, Checkpoints) of a work directory, as a context; both are closed behind it."""
-    settings = run.config.checkpoint
-    mode = metrics.mode_of(run.monitor, settings.mode)
+    keep, best = run.config.checkpoint.keep, run.config.checkpoint.best
     with (
         RunFolder(workdir) as folder,
-        Checkpoints(
-            folder.path / "checkpoints", keep=settings.keep, best=settings.best, monitor=run.monitor, mode=mode
-        ) as checkpoints,
+        Checkpoints(folder.path / "checkpoints", keep=keep, best=best) as checkpoints,
     ):
         yield folder, checkpoints
 
@@ -151,7 +148,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
     step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
-    def save_checkpoint(monitored: float | None = None) -> None:
+    def save_checkpoint() -> None:
         nonlocal saved
         log()
         arrays = jax.tree.map(np.array, jax.device_get((state, window)))  # copies: the next step donates the state
@@ -160,7 +157,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             if not np.isfinite(array).all():
                 _refuse_non_finite(step, leaf, paths, checkpoints)
         folder.sync()
-        checkpoints.save(step, arrays, extra, monitored)
+        checkpoints.save(step, arrays, extra, evaluation.ranked(run, folder.lines))
         saved = step
 
     def log() -> None:
@@ -185,7 +182,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *count_args, *scale)
             step += count
             log()
-            at_end, evaluated, monitored = step == total, {}, None
+            at_end, evaluated = step == total, {}
             if at_end or step % run.log_every == 0:
                 unlogged = (step, window)
             save, evaluates = at_end or step % run.save_every == 0, at_end or step % run.eval_every == 0
@@ -204,11 +201,10 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
                 stopped, scale = _stops_early(run, folder), _lr_scale(run, folder, replicated)
-                monitored = line.get(run.monitor)
                 save |= stopped or ((best := evaluation.best(run, folder.lines)) is not None and best["step"] == step)
             if save:
                 with watch.phase("checkpoint"):
-                    save_checkpoint(monitored)
+                    save_checkpoint()
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
             if saved != step:  # a signal came
