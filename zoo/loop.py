@@ -284,9 +284,10 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
         "device": report.device(),
         "commit": report.commit(),
     }
-    before = read_json(folder.path / "report.json") if not trained else None
-    if before is None or before.get("step") != step:
-        write_atomically(folder.path / "report.json", to_json(result, indent=2))
+    before, text = read_json(folder.path / "report.json"), to_json(result, indent=2)
+    same = before and all(before.get(key) == json.loads(text)[key] for key in ("step", "config"))
+    if trained or not same:  # else it tells of the training itself
+        write_atomically(folder.path / "report.json", text)
     shown = "; ".join(f"{split} {metrics.text(metrics.numbers(values))}" for split, values in results.items())
     shown = shown or "trained, with no rows held out to evaluate"
     how = f"{trained} steps in {seconds['total']:.1f} s" if trained else f"already finished at step {step}"
