@@ -127,7 +127,7 @@ def test_weights_are_those_that_the_report_is_about(tmp_path):
     batch = next(iter(run.dataset.eval("validation")))
     sums, _ = run.eval_step(variables, batch)
     assert float(sums["loss"][0] / sums["loss"][1]) == pytest.approx(report["metrics"]["validation"]["loss"], rel=1e-5)
-    again = zoo.train(tiny(total_steps=60, averaging__name="none", log_every_steps=5, **overrides, **settings), tmp_path)
+    again = zoo.train(zoo.config.override(config, [("log_every_steps", 5)]), tmp_path)
     assert again["step"] == report["step"]  # no step more, though another setting
     jax.tree.map(np.testing.assert_array_equal, zoo.load_model(tmp_path)[1], variables)
     (tmp_path / "config.json").write_text(json.dumps({**report["config"], "total_steps": 90}))  # as a run that goes on

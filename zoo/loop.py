@@ -104,10 +104,7 @@ def evaluate(
 def open_folder(run: Run, workdir):
     """(RunFolder, Checkpoints) of a work directory, as a context; both are closed behind it."""
     keep, best = run.config.checkpoint.keep, run.config.checkpoint.best
-    with (
-        RunFolder(workdir) as folder,
-        Checkpoints(folder.path / "checkpoints", keep=keep, best=best) as checkpoints,
-    ):
+    with RunFolder(workdir) as folder, Checkpoints(folder.path / "checkpoints", keep=keep, best=best) as checkpoints:
         yield folder, checkpoints
 
 
@@ -148,6 +145,13 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
     step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
+    def with_statistics():
+        """The state as it is evaluated and saved."""
+        if not run.recompute_stats or step <= (run.averaging.start if run.averaging else 0):
+            return state
+        with watch.phase("eval"):
+            return run.recompute_stats(state)
+
     def save_checkpoint() -> None:
         nonlocal saved
         log()
@@ -186,9 +190,8 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             if at_end or step % run.log_every == 0:
                 unlogged = (step, window)
             save, evaluates = at_end or step % run.save_every == 0, at_end or step % run.eval_every == 0
-            if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
-                with watch.phase("eval"):
-                    state = run.recompute_stats(state)
+            if save or evaluates:
+                state = with_statistics()
             if evaluates:
                 log()
                 with watch.phase("eval"):
@@ -208,6 +211,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
             if saved != step:  # a signal came
+                state = with_statistics()
                 save_checkpoint()
             checkpoints.wait()
     if signals.received and step < total and not stopped:
