@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import json
 import pathlib
 import shutil
@@ -11,12 +12,14 @@ import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import zoo
-from zoo import checkpoint, metrics
+from zoo import checkpoint, metrics, optim
 from zoo.checkpoint import Checkpoints
 from zoo.errors import UserError
+from zoo.types import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -66,6 +69,49 @@ def test_the_best_is_kept(tmp_path, mode, values, reopened):
         found = [value for value in evaluated if not np.isnan(value)]
         best = evaluated.index(max(found) if mode == "max" else min(found))
         assert checkpoints.steps() == [best + 1, len(values)]
+
+
+def state_of(options, total_steps):
+    """A train state of `config.optim`, in which every array has another value."""
+    params = {name: {"kernel": np.zeros((2, 2), np.float32)} for name in ("conv", "dense1", "dense2", "head")}
+    tx = optim.make({"lr": 0.1, **options}, optax.constant_schedule(1.0), params, total_steps=total_steps)
+    state = TrainState(np.int32(0), params, {}, jax.device_get(tx.init(params)), None)
+    values = itertools.count()
+    return jax.tree.map(lambda x: np.full_like(x, next(values)), state)
+
+
+CLIPS = {"clip_value": 1.0, "clip_global_norm": 1.0, "noise": (0.01, 0.55)}
+LATER = {"unfreeze": ((25, "dense1/.*"), (50, "dense2/.*"))}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (({}, 12), (CLIPS, 12)),
+        ((CLIPS, 12), ({}, 12)),
+        (({"lookahead": (2, 0.5), "accumulate": 2}, 12), ({"lookahead": (2, 0.5), "accumulate": 2, **CLIPS}, 12)),
+        ((LATER, 12), (LATER, 60)),  # from other steps on: groups in optax with other numbers
+        ((LATER | {"freeze": ("head/.*",), "sam_rho": 0.1}, 12), (LATER | {"freeze": ("head/.*",), "sam_rho": 0.1}, 8)),
+    ],
+)
+def test_settings_that_keep_the_arrays_may_change(tmp_path, name, before, after):
+    old, new = (state_of({"name": name, **options}, total) for options, total in (before, after))
+    assert jax.tree.structure(old) != jax.tree.structure(new)
+    with Checkpoints(tmp_path, keep=1, best=0) as checkpoints:
+        checkpoints.save(1, (old, np.float32(0)), {}, [])
+        checkpoints.wait()
+        _, (found, _), _ = checkpoints.restore(jax.device_put((new, np.float32(0))))
+    jax.tree.map(np.testing.assert_array_equal, found, new)  # `new` counts its arrays as `old` does
+
+
+@pytest.mark.parametrize("after", [{"name": "adamw"}, {"name": "adamw", "unfreeze": LATER["unfreeze"][:1]}])
+def test_settings_that_change_the_arrays_are_refused(tmp_path, after):
+    with Checkpoints(tmp_path, keep=1, best=0) as checkpoints:
+        checkpoints.save(1, state_of({"name": "adamw", **LATER}, 12), {}, [])
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"1 does not fit this config: 0?/?opt_state/inner/.*; and \d+ more"):
+            checkpoints.restore(jax.device_put(state_of(after, 12)))
 
 
 def test_one_that_was_cut_off_does_not_exist(tmp_path):

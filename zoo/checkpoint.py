@@ -9,6 +9,7 @@ diff, and steps back over damaged ones.
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import time
 import types
@@ -24,6 +25,8 @@ import orbax.checkpoint as ocp
 from zoo import rules
 from zoo.errors import UserError
 from zoo.run_folder import read_json
+
+NUMBER = re.compile(r"(?<=/)\d+(?=/|$)")  # a part of a path: an element of a tuple, or a group
 
 
 def exists(workdir: str | os.PathLike) -> bool:
@@ -147,16 +150,36 @@ def _late_reads_ignored():
 def _read(manager: ocp.CheckpointManager, step: int, like, what: str):
     """(tree, extra); without `like`, nested dicts and lists: no need to know the other run's optimizer."""
     extra = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    description, options = extra.pop("arrays"), {}
+    description = extra.pop("arrays")
     if like is not None:
         _refuse_misfit({path: entry[:2] for path, entry in description.items()}, like, what)
-        options["item"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    restore = ocp.args.StandardRestore(**options, fallback_sharding=_host())
-    arrays = jax.tree.map(np.asarray, manager.restore(step, args=ocp.args.Composite(tree=restore))["tree"])
-    for path, array in rules.flatten(arrays).items():
+    restore = ocp.args.StandardRestore(fallback_sharding=_host())
+    tree = jax.tree.map(np.asarray, manager.restore(step, args=ocp.args.Composite(tree=restore))["tree"])
+    arrays = rules.flatten(tree)
+    for path, array in arrays.items():
         if _describe(array) != description[path]:
             raise ValueError(f"the checksum of {path} is wrong")
-    return arrays, extra
+    if like is not None:  # by path: what holds no array may differ
+        arrays = _renumbered(arrays)
+        tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path in _renumbered(rules.flatten(like))])
+    return tree, extra
+
+
+def _renumbered(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries by path, the numbers within the optimizer's state counted anew among those of the same place.
+
+    A part of it without arrays has no path. So one may be added (a clip, noise), which shifts the numbers of those that
+    follow; and a group of `optax.partition` may be known by another step.
+    """
+    found = {(path[: n.start()], int(n[0])) for path in entries for n in NUMBER.finditer(path)}
+
+    def renumbered(path: str) -> str:
+        def rank(n: re.Match) -> str:
+            return str(sum(place == path[: n.start()] and number < int(n[0]) for place, number in found))
+
+        return NUMBER.sub(rank, path) if "/opt_state/" in path else path
+
+    return {renumbered(path): entry for path, entry in entries.items()}
 
 
 def _move_aside(damaged: pathlib.Path) -> None:
@@ -184,7 +207,7 @@ def _kind(array) -> list:
 
 
 def _refuse_misfit(found: dict[str, list], like, what: str) -> None:
-    wanted = {path: _kind(x) for path, x in rules.flatten(like).items()}
+    found, wanted = _renumbered(found), _renumbered({path: _kind(x) for path, x in rules.flatten(like).items()})
     diff = [
         f"{path}: found {_shape(found.get(path))}, the model has {_shape(wanted.get(path))}"
         for path in dict.fromkeys((*wanted, *found))
