@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from zoo import metrics
+from zoo import metrics, monitor
 from zoo.checkpoint import Checkpoints
 from zoo.run import Run
 from zoo.types import TrainState
@@ -32,8 +32,8 @@ def of_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, float]]
 def ranked(run: Run, lines) -> dict[int, float]:
     """Step -> value of the evaluations, the best first."""
     history = [(line["step"], line[run.monitor]) for line in lines if run.monitor in line]
-    mode = metrics.mode_of(run.monitor, run.config.checkpoint.mode)
-    return dict(history[i] for i in metrics.ranked([value for _, value in history], mode))
+    indices = metrics.ranked([value for _, value in history], monitor.mode(run.config, run.monitor))
+    return dict(history[i] for i in indices)
 
 
 def best(run: Run, lines, checkpoints: Checkpoints | None = None) -> dict[str, Any] | None:
