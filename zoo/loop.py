@@ -204,7 +204,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
                 stopped, scale = _stops_early(run, folder), _lr_scale(run, folder, replicated)
-                save |= stopped or ((best := evaluation.best(run, folder.lines)) is not None and best["step"] == step)
+                save |= stopped or step in [*evaluation.ranked(run, folder.lines)][: run.config.checkpoint.best]
             if save:
                 with watch.phase("checkpoint"):
                     save_checkpoint()
