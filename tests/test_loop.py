@@ -136,6 +136,17 @@ def test_a_finished_run_is_not_what_other_settings_give(tmp_path):
     assert before == ((tmp_path / "report.json").read_bytes(), (tmp_path / "config.json").read_bytes())
 
 
+def test_the_report_of_a_finished_run_stays_when_settings_were_added_since(tmp_path):
+    zoo.train(tiny(total_steps=6), tmp_path)
+    for name in ("report.json", "config.json"):
+        content = json.loads((tmp_path / name).read_text())
+        content.get("config", content).pop("plateau")
+        (tmp_path / name).write_text(json.dumps(content))
+    before = (tmp_path / "report.json").read_bytes()
+    zoo.train(tiny(total_steps=6), tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == before
+
+
 def test_a_run_without_held_out_rows(tmp_path, capsys):
     config = tiny(total_steps=6, data__validation=0.0, data__test=0.0)
     zoo.train(config, tmp_path)

@@ -288,10 +288,9 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
         "device": report.device(),
         "commit": report.commit(),
     }
-    before, text = read_json(folder.path / "report.json"), to_json(result, indent=2)
-    same = before and all(before.get(key) == json.loads(text)[key] for key in ("step", "config"))
-    if trained or not same:  # else it tells of the training itself
-        write_atomically(folder.path / "report.json", text)
+    before, config = (read_json(folder.path / name) for name in ("report.json", "config.json"))
+    if trained or before is None or (before.get("step"), before.get("config")) != (step, config):
+        write_atomically(folder.path / "report.json", to_json(result, indent=2))
     shown = "; ".join(f"{split} {metrics.text(metrics.numbers(values))}" for split, values in results.items())
     shown = shown or "trained, with no rows held out to evaluate"
     how = f"{trained} steps in {seconds['total']:.1f} s" if trained else f"already finished at step {step}"
