@@ -1,6 +1,8 @@
 """Which checkpoints are kept, found and read."""
 
+import contextlib
 import gc
+import itertools
 import json
 import pathlib
 import shutil
@@ -10,12 +12,14 @@ import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import zoo
-from zoo import checkpoint, metrics
+from zoo import checkpoint, metrics, optim
 from zoo.checkpoint import Checkpoints
 from zoo.errors import UserError
+from zoo.types import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -50,13 +54,64 @@ HISTORIES = [
 
 
 @pytest.mark.parametrize("mode, values", HISTORIES)
-def test_the_best_is_kept(tmp_path, mode, values):
-    with Checkpoints(tmp_path, keep=1, best=1, monitor="validation/x", mode=mode) as checkpoints:
-        for step, value in enumerate(values, 1):
-            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, {}, value)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_the_best_is_kept(tmp_path, mode, values, reopened):
+    """By one process, or by one for each checkpoint, as after restarts: no others pile up."""
+    evaluated = [np.nan if value is None else value for value in values]
+    with contextlib.ExitStack() as opened:
+        for step in range(1, len(values) + 1):
+            if reopened or step == 1:
+                opened.close()
+                checkpoints = opened.enter_context(Checkpoints(tmp_path, keep=1, best=1))
+            ranked = [i + 1 for i in metrics.ranked(evaluated[:step], mode)]
+            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, {}, ranked)
         checkpoints.wait()
-        best = metrics.best_index([np.nan if value is None else value for value in values], mode)
+        found = [value for value in evaluated if not np.isnan(value)]
+        best = evaluated.index(max(found) if mode == "max" else min(found))
         assert checkpoints.steps() == [best + 1, len(values)]
+
+
+def state_of(options, total_steps):
+    """A train state of `config.optim`, in which every array has another value."""
+    params = {name: {"kernel": np.zeros((2, 2), np.float32)} for name in ("conv", "dense1", "dense2", "head")}
+    tx = optim.make({"lr": 0.1, **options}, optax.constant_schedule(1.0), params, total_steps=total_steps)
+    state = TrainState(np.int32(0), params, {}, jax.device_get(tx.init(params)), None)
+    values = itertools.count()
+    return jax.tree.map(lambda x: np.full_like(x, next(values)), state)
+
+
+CLIPS = {"clip_value": 1.0, "clip_global_norm": 1.0, "noise": (0.01, 0.55)}
+LATER = {"unfreeze": ((25, "dense1/.*"), (50, "dense2/.*"))}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (({}, 12), (CLIPS, 12)),
+        ((CLIPS, 12), ({}, 12)),
+        (({"lookahead": (2, 0.5), "accumulate": 2}, 12), ({"lookahead": (2, 0.5), "accumulate": 2, **CLIPS}, 12)),
+        ((LATER, 12), (LATER, 60)),  # from other steps on: groups in optax with other numbers
+        ((LATER | {"freeze": ("head/.*",), "sam_rho": 0.1}, 12), (LATER | {"freeze": ("head/.*",), "sam_rho": 0.1}, 8)),
+    ],
+)
+def test_settings_that_keep_the_arrays_may_change(tmp_path, name, before, after):
+    old, new = (state_of({"name": name, **options}, total) for options, total in (before, after))
+    assert jax.tree.structure(old) != jax.tree.structure(new)
+    with Checkpoints(tmp_path, keep=1, best=0) as checkpoints:
+        checkpoints.save(1, (old, np.float32(0)), {}, [])
+        checkpoints.wait()
+        _, (found, _), _ = checkpoints.restore(jax.device_put((new, np.float32(0))))
+    jax.tree.map(np.testing.assert_array_equal, found, new)  # `new` counts its arrays as `old` does
+
+
+@pytest.mark.parametrize("after", [{"name": "adamw"}, {"name": "adamw", "unfreeze": LATER["unfreeze"][:1]}])
+def test_settings_that_change_the_arrays_are_refused(tmp_path, after):
+    with Checkpoints(tmp_path, keep=1, best=0) as checkpoints:
+        checkpoints.save(1, state_of({"name": "adamw", **LATER}, 12), {}, [])
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"1 does not fit this config: 0?/?opt_state/inner/.*; and \d+ more"):
+            checkpoints.restore(jax.device_put(state_of(after, 12)))
 
 
 def test_one_that_was_cut_off_does_not_exist(tmp_path):
@@ -111,13 +166,16 @@ def test_weights_are_those_that_the_report_is_about(tmp_path):
         "checkpoint__monitor": "validation/loss",
     }
     report = zoo.train(config := tiny(total_steps=60, averaging__name="none", **overrides, **settings), tmp_path)
-    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1, monitor="x", mode="min") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
         assert report["step"] < max(checkpoints.steps())
     variables = zoo.load_model(tmp_path)[1]
     run = zoo.run.prepare(config, workdir=tmp_path)
     batch = next(iter(run.dataset.eval("validation")))
     sums, _ = run.eval_step(variables, batch)
     assert float(sums["loss"][0] / sums["loss"][1]) == pytest.approx(report["metrics"]["validation"]["loss"], rel=1e-5)
+    again = zoo.train(zoo.config.override(config, [("log_every_steps", 5)]), tmp_path)
+    assert again["step"] == report["step"]  # no step more, though another setting
+    jax.tree.map(np.testing.assert_array_equal, zoo.load_model(tmp_path)[1], variables)
     (tmp_path / "config.json").write_text(json.dumps({**report["config"], "total_steps": 90}))  # as a run that goes on
     last = zoo.load_model(tmp_path)[1]
     assert not jax.tree.all(jax.tree.map(np.array_equal, variables["params"], last["params"]))

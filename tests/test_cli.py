@@ -107,6 +107,14 @@ MISTAKES = [
     (["--config.plateau.cooldown=-1"], "plateau.cooldown is -1; it must be zero or more"),
     (["--config.plateau.min_scale=1"], "plateau.min_scale is 1.0; it must be in [0, 1)"),
     (["--config.plateau.mode=low"], "config.plateau.mode is 'low'; it must be 'min', 'max' or 'auto'"),
+    (
+        ["--config.early_stopping.monitor=test/loss", "--config.checkpoint.mode=max"],
+        "early_stopping.mode is 'min' for 'test/loss', but config.checkpoint.mode is 'max'; set both to the same",
+    ),
+    (
+        ["--config.plateau.monitor=test/loss", "--config.plateau.mode=max", "--config.checkpoint.monitor=test/loss"],
+        "config.plateau.mode is 'max' for 'test/loss', but config.checkpoint.mode is 'min'; set both to the same",
+    ),
     (["--config.seed=-1"], "config.seed is -1"),
     (["--config.init_from=/nowhere"], "cannot read the weights /nowhere"),
     (["--eval_only"], "has no checkpoint to evaluate"),

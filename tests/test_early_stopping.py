@@ -62,12 +62,21 @@ def test_baseline(values, settings, n):
     assert stops_after(values, **settings) == n
 
 
+def last_improvement(signed, min_delta):
+    """Where the last improvement by more than `min_delta` was, if any; higher is better, NaN improves nothing."""
+    best, index = -np.inf, None
+    for i, value in enumerate(signed):
+        if value > best + (min_delta if index is not None else 0):
+            best, index = value, i
+    return index
+
+
 def by_definition(values, settings):
-    """An improvement is where `metrics.best_index` of the history until then is."""
+    """An improvement is where the last one of the history until then is."""
     mode = metrics.mode_of(settings["monitor"], settings["mode"])
     sign, progress = (1 if mode == "max" else -1), -1
     for i in range(len(values)):
-        improved = metrics.best_index(values[: i + 1], mode, settings["min_delta"]) == i
+        improved = last_improvement([sign * value for value in values[: i + 1]], settings["min_delta"]) == i
         if improved and (settings["baseline"] is None or sign * values[i] > sign * settings["baseline"]):
             progress = i
     return len(values) - 1 - progress >= max(settings["patience"], 1)

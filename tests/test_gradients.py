@@ -230,7 +230,7 @@ def tiny(norm="batch", **optim_options):
 
 def final_state(workdir, config):
     """Every array of the last checkpoint, by path."""
-    with Checkpoints(workdir / "checkpoints", keep=9, best=0, monitor="", mode="min") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", keep=9, best=0) as checkpoints:
         _, tree, _ = checkpoints.restore(prepare(config).shapes)
     return rules.flatten(jax.tree.map(np.asarray, tree))
 

@@ -136,6 +136,17 @@ def test_a_finished_run_is_not_what_other_settings_give(tmp_path):
     assert before == ((tmp_path / "report.json").read_bytes(), (tmp_path / "config.json").read_bytes())
 
 
+def test_the_report_of_a_finished_run_stays_when_settings_were_added_since(tmp_path):
+    zoo.train(tiny(total_steps=6), tmp_path)
+    for name in ("report.json", "config.json"):
+        content = json.loads((tmp_path / name).read_text())
+        content.get("config", content).pop("plateau")
+        (tmp_path / name).write_text(json.dumps(content))
+    before = (tmp_path / "report.json").read_bytes()
+    zoo.train(tiny(total_steps=6), tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == before
+
+
 def test_a_run_without_held_out_rows(tmp_path, capsys):
     config = tiny(total_steps=6, data__validation=0.0, data__test=0.0)
     zoo.train(config, tmp_path)
@@ -234,6 +245,16 @@ def test_early_stopping_without_restoring(tmp_path):
     assert report["step"] == lines(tmp_path)[-1]["step"] > report["best"]["step"]
 
 
+def test_the_best_checkpoint_is_the_best_of_early_stopping(tmp_path):
+    """By its mode too, which matters for a metric with a name of one's own; here the highest loss stands in."""
+    config = tiny(total_steps=60, averaging__name="none")
+    config.early_stopping.update(monitor="validation/loss", mode="max", patience=2)
+    report = zoo.train(config, tmp_path)
+    assert lines(tmp_path)[-1]["step"] == 30  # it falls
+    assert report["step"] == report["best"]["step"] == 10
+    assert zoo.evaluate(config, tmp_path)[0] == 10
+
+
 def test_eval_only_takes_the_best_checkpoint(tmp_path):
     config = tiny(total_steps=60, optim__lr=0.3, averaging__name="none", eval_every_steps=5)
     report = zoo.train(config, tmp_path)
@@ -245,19 +266,21 @@ def test_eval_only_takes_the_best_checkpoint(tmp_path):
     assert len(kept) <= 3  # the last two and the best
 
 
-@pytest.mark.parametrize("keep, best", [(1, 0), (3, 2)])
+@pytest.mark.parametrize("keep, best", [(1, 0), (3, 2), (1, 4)])
 def test_how_many_checkpoints_are_kept(tmp_path, keep, best):
-    config = tiny(total_steps=60, averaging__name="none", eval_every_steps=6, optim__lr=0.3)
-    config.checkpoint.update(keep=keep, best=best, monitor="validation/accuracy")
+    """The last ones, and the best of all evaluations, which were saved when they were made."""
+    noisy = {"optim__name": "sgd", "optim__lr": 6.0, "schedule__name": "constant"}
+    config = tiny(total_steps=60, averaging__name="none", eval_every_steps=2, **noisy)
+    config.checkpoint.update(keep=keep, best=best, monitor="validation/loss")
     zoo.train(config, tmp_path)
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
-    history = {line["step"]: line["validation/accuracy"] for line in lines(tmp_path) if "validation/accuracy" in line}
-    saved = sorted(history)
-    ranked = sorted(saved, key=lambda step: (history[step], step), reverse=True)
-    assert set(saved[-keep:]) <= kept
-    assert len(kept) <= keep + best
-    if best:
-        assert max(history[step] for step in kept if step in history) == history[ranked[0]]
+    history = {line["step"]: line["validation/loss"] for line in lines(tmp_path) if "validation/loss" in line}
+
+    def best_until(last):
+        return sorted((step for step in history if step <= last), key=history.get)[:best]
+
+    saved = [step for step in history if step % 6 == 0 or step in best_until(step)]
+    assert kept == {*saved[-keep:], *best_until(60)}
 
 
 def test_a_signal_saves_the_step_that_it_interrupts(signalled, tmp_path):

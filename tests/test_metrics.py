@@ -93,20 +93,18 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    "values, mode, min_delta, index",
+    "values, mode, indices",
     [
-        ([3, 1, 2], "min", 0, 1),
-        ([3, 1, 2], "max", 0, 0),
-        ([1, 1, 1], "min", 0, 0),  # the first of equals
-        ([1.0, 0.95, 0.88, 0.80], "min", 0.1, 2),  # 0.80 is not more than 0.1 better than 0.88
-        ([1.0, 0.95, 0.88, 0.77], "min", 0.1, 3),
-        ([0.5, 0.55, 0.65], "max", 0.1, 2),
-        ([-5.0], "max", 3.0, 0),  # the first value needs no margin
-        ([NAN, 2, NAN, 1, NAN], "min", 0, 3),
-        ([NAN, NAN], "max", 0, None),
-        ([INF, 2], "min", 0, 1),
-        ([], "min", 0, None),
+        ([3, 1, 2], "min", [1, 2, 0]),
+        ([3, 1, 2], "max", [0, 2, 1]),
+        ([1, 0, 1, 0], "min", [1, 3, 0, 2]),  # the first of equals
+        ([1, 0, 1, 0], "max", [0, 2, 1, 3]),
+        ([NAN, 2, NAN, 1, NAN], "min", [3, 1]),
+        ([NAN, NAN], "max", []),
+        ([INF, 2], "min", [1]),
+        ([INF, 2], "max", [0, 1]),
+        ([], "min", []),
     ],
 )
-def test_best_index(values, mode, min_delta, index):
-    assert metrics.best_index(values, mode, min_delta) == index
+def test_ranked(values, mode, indices):
+    assert metrics.ranked(values, mode) == indices

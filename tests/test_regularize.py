@@ -260,7 +260,7 @@ def trained(tmp_path_factory):
 def test_constraints_hold_in_weights_and_averages(trained):
     _, workdir, config = trained
     run = prepare(config)
-    with checkpoint.Checkpoints(workdir / "checkpoints", keep=9, best=0, monitor="", mode="min") as checkpoints:
+    with checkpoint.Checkpoints(workdir / "checkpoints", keep=9, best=0) as checkpoints:
         _, (state, _), _ = checkpoints.restore(run.shapes)
     for params in (state.params, state.average["params"]):
         norms = np.linalg.norm(params["dense1"]["kernel"], axis=0)

@@ -35,7 +35,7 @@ def final_state(workdir):
     """Every array of the last checkpoint, by path."""
     config = zoo.config.load(ROOT / "tests/tiny.py")
     shapes = prepare(config).shapes
-    with Checkpoints(workdir / "checkpoints", keep=9, best=0, monitor="", mode="min") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", keep=9, best=0) as checkpoints:
         step, tree, _ = checkpoints.restore(shapes)
     return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
 

@@ -129,7 +129,7 @@ def trained(tmp_path_factory):
 
 def last_state(workdir, config):
     run = prepare(config)
-    with checkpoint.Checkpoints(workdir / "checkpoints", keep=9, best=0, monitor="", mode="min") as checkpoints:
+    with checkpoint.Checkpoints(workdir / "checkpoints", keep=9, best=0) as checkpoints:
         _, (state, _), _ = checkpoints.restore(run.shapes)
     return run, state
 

@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: asynchronous, atomic; the last ones and the best ones by a metric.
+"""Checkpoints through Orbax: asynchronous, atomic; the last ones and the best ones.
 
 A checkpoint is the train state and the open window of metrics, with a description beside it: paths, shapes and
 checksums of all arrays, the config, versions and flags. Restoring looks at the disk again (a failed asynchronous save
@@ -7,23 +7,26 @@ diff, and steps back over damaged ones.
 """
 
 import contextlib
-import math
 import os
 import pathlib
+import re
 import sys
 import time
+import types
 import warnings
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo import rules
 from zoo.errors import UserError
 from zoo.run_folder import read_json
+
+NUMBER = re.compile(r"(?<=/)\d+(?=/|$)")  # a part of a path: an element of a tuple, or a group
 
 
 def exists(workdir: str | os.PathLike) -> bool:
@@ -34,18 +37,14 @@ def exists(workdir: str | os.PathLike) -> bool:
 class Checkpoints:
     """The checkpoints of one work directory; `close` (or leaving a with block) waits for the last save."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int, best: int, monitor: str, mode: str):
+    def __init__(self, folder: pathlib.Path, *, keep: int, best: int):
         self.folder = folder.absolute()
-        kept = [policies.LatestN(keep)]
-        if monitor and best:
-            # Orbax ranks upwards and keeps the last n. Of equal values the first is the best, as for `best_index`.
-            sign = 1 if mode == "max" else -1
-            kept.append(policies.BestN(get_metric_fn=lambda m: (sign * m["monitor"], -m["step"]), n=best))
+        self._keep, self._best, self._ranked = keep, best, []
+        # Not Orbax's BestN, which forgets the metrics of a checkpoint when it is opened again, and keeps it for ever.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            preservation_policy=types.SimpleNamespace(should_preserve=self._kept), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._worst = -np.inf if mode == "max" else np.inf
 
     def __enter__(self):
         return self
@@ -66,8 +65,21 @@ class Checkpoints:
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, arrays, extra: dict[str, Any], monitored: float | None) -> None:
-        """Starts to write a tree of NumPy arrays, which must not change any more, and `extra` as JSON."""
+    def _kept(self, checkpoints, *, context) -> list[bool]:
+        """Orbax's `PreservationPolicy`: which of these, in the order of their steps, a save leaves."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._keep :], *[step for step in self._ranked if step in steps][: self._best]}
+        return [step in kept for step in steps]
+
+    def save(self, step: int, arrays, extra: dict[str, Any], ranked: Iterable[int]) -> None:
+        """Starts to write a tree of NumPy arrays, which must not change any more, and `extra` as JSON.
+
+        Then deletes what is neither among the last ones nor among the best.
+
+        Args:
+          ranked: the steps that were evaluated, the best first.
+        """
+        self._ranked = list(ranked)
         if step in self._manager.all_steps():
             return  # the same seed and step give the same bits: it is there already
         description = {path: _describe(array) for path, array in rules.flatten(arrays).items()}
@@ -76,7 +88,6 @@ class Checkpoints:
             args=ocp.args.Composite(
                 tree=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave({"arrays": description, **extra})
             ),
-            metrics={"monitor": self._worst if monitored is None or math.isnan(monitored) else monitored, "step": step},
         )
 
     def restore(self, like, *, prefer: int | None = None):
@@ -139,16 +150,36 @@ def _late_reads_ignored():
 def _read(manager: ocp.CheckpointManager, step: int, like, what: str):
     """(tree, extra); without `like`, nested dicts and lists: no need to know the other run's optimizer."""
     extra = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    description, options = extra.pop("arrays"), {}
+    description = extra.pop("arrays")
     if like is not None:
         _refuse_misfit({path: entry[:2] for path, entry in description.items()}, like, what)
-        options["item"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    restore = ocp.args.StandardRestore(**options, fallback_sharding=_host())
-    arrays = jax.tree.map(np.asarray, manager.restore(step, args=ocp.args.Composite(tree=restore))["tree"])
-    for path, array in rules.flatten(arrays).items():
+    restore = ocp.args.StandardRestore(fallback_sharding=_host())
+    tree = jax.tree.map(np.asarray, manager.restore(step, args=ocp.args.Composite(tree=restore))["tree"])
+    arrays = rules.flatten(tree)
+    for path, array in arrays.items():
         if _describe(array) != description[path]:
             raise ValueError(f"the checksum of {path} is wrong")
-    return arrays, extra
+    if like is not None:  # by path: what holds no array may differ
+        arrays = _renumbered(arrays)
+        tree = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path in _renumbered(rules.flatten(like))])
+    return tree, extra
+
+
+def _renumbered(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries by path, the numbers within the optimizer's state counted anew among those of the same place.
+
+    A part of it without arrays has no path. So one may be added (a clip, noise), which shifts the numbers of those that
+    follow; and a group of `optax.partition` may be known by another step.
+    """
+    found = {(path[: n.start()], int(n[0])) for path in entries for n in NUMBER.finditer(path)}
+
+    def renumbered(path: str) -> str:
+        def rank(n: re.Match) -> str:
+            return str(sum(place == path[: n.start()] and number < int(n[0]) for place, number in found))
+
+        return NUMBER.sub(rank, path) if "/opt_state/" in path else path
+
+    return {renumbered(path): entry for path, entry in entries.items()}
 
 
 def _move_aside(damaged: pathlib.Path) -> None:
@@ -176,7 +207,7 @@ def _kind(array) -> list:
 
 
 def _refuse_misfit(found: dict[str, list], like, what: str) -> None:
-    wanted = {path: _kind(x) for path, x in rules.flatten(like).items()}
+    found, wanted = _renumbered(found), _renumbered({path: _kind(x) for path, x in rules.flatten(like).items()})
     diff = [
         f"{path}: found {_shape(found.get(path))}, the model has {_shape(wanted.get(path))}"
         for path in dict.fromkeys((*wanted, *found))

@@ -103,11 +103,11 @@ def default() -> ConfigDict:
             },
             "schedule": {"name": "cosine"},  # options: those of the schedule, and warmup_*
             "checkpoint": {
-                **_duration("every"),  # default: at every evaluation
+                **_duration("every"),  # default: a tenth of the run; an evaluation that is one of the best is saved too
                 "keep": 2,  # the last ones; two, so that a damaged one does not end the run
                 "best": 1,  # the best ones by `monitor`
                 "monitor": "",  # a metric such as 'validation/accuracy'; default: validation/loss, if there is one
-                "mode": "auto",  # 'min', 'max', or 'auto': max for metrics that are better when higher
+                "mode": "auto",  # 'min', 'max', or 'auto': as in early_stopping, else max where higher is better
             },
             "early_stopping": {
                 "monitor": "",  # a metric such as 'validation/loss'; empty: off

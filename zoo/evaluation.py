@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from zoo import metrics
+from zoo import metrics, monitor
 from zoo.checkpoint import Checkpoints
 from zoo.run import Run
 from zoo.types import TrainState
@@ -29,13 +29,17 @@ def of_state(run: Run, state: TrainState, splits) -> dict[str, dict[str, float]]
     return results
 
 
+def ranked(run: Run, lines) -> dict[int, float]:
+    """Step -> value of the evaluations, the best first."""
+    history = [(line["step"], line[run.monitor]) for line in lines if run.monitor in line]
+    indices = metrics.ranked([value for _, value in history], monitor.mode(run.config, run.monitor))
+    return dict(history[i] for i in indices)
+
+
 def best(run: Run, lines, checkpoints: Checkpoints | None = None) -> dict[str, Any] | None:
     """{'step', 'monitor', 'value'} of the best evaluation (of those that have a checkpoint), or None."""
     kept = checkpoints.steps() if checkpoints else None
-    history = [(line["step"], line[run.monitor]) for line in lines if run.monitor in line]
-    history = [(step, value) for step, value in history if kept is None or step in kept]
-    mode = metrics.mode_of(run.monitor, run.config.checkpoint.mode)
-    index = metrics.best_index([value for _, value in history], mode)
-    if index is None:
-        return None
-    return {"step": history[index][0], "monitor": run.monitor, "value": history[index][1]}
+    for step, value in ranked(run, lines).items():
+        if kept is None or step in kept:
+            return {"step": step, "monitor": run.monitor, "value": value}
+    return None

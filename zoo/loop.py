@@ -103,14 +103,8 @@ def evaluate(
 @contextlib.contextmanager
 def open_folder(run: Run, workdir):
     """(RunFolder, Checkpoints) of a work directory, as a context; both are closed behind it."""
-    settings = run.config.checkpoint
-    mode = metrics.mode_of(run.monitor, settings.mode)
-    with (
-        RunFolder(workdir) as folder,
-        Checkpoints(
-            folder.path / "checkpoints", keep=settings.keep, best=settings.best, monitor=run.monitor, mode=mode
-        ) as checkpoints,
-    ):
+    keep, best = run.config.checkpoint.keep, run.config.checkpoint.best
+    with RunFolder(workdir) as folder, Checkpoints(folder.path / "checkpoints", keep=keep, best=best) as checkpoints:
         yield folder, checkpoints
 
 
@@ -151,7 +145,14 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
     step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
-    def save_checkpoint(monitored: float | None = None) -> None:
+    def with_statistics():
+        """The state as it is evaluated and saved."""
+        if not run.recompute_stats or step <= (run.averaging.start if run.averaging else 0):
+            return state
+        with watch.phase("eval"):
+            return run.recompute_stats(state)
+
+    def save_checkpoint() -> None:
         nonlocal saved
         log()
         arrays = jax.tree.map(np.array, jax.device_get((state, window)))  # copies: the next step donates the state
@@ -160,7 +161,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             if not np.isfinite(array).all():
                 _refuse_non_finite(step, leaf, paths, checkpoints)
         folder.sync()
-        checkpoints.save(step, arrays, extra, monitored)
+        checkpoints.save(step, arrays, extra, evaluation.ranked(run, folder.lines))
         saved = step
 
     def log() -> None:
@@ -185,13 +186,12 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             state, window = run.train_step(state, window, run.dataset.train.fetch(step), seed, *count_args, *scale)
             step += count
             log()
-            at_end, evaluated, monitored = step == total, {}, None
+            at_end, evaluated = step == total, {}
             if at_end or step % run.log_every == 0:
                 unlogged = (step, window)
             save, evaluates = at_end or step % run.save_every == 0, at_end or step % run.eval_every == 0
-            if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
-                with watch.phase("eval"):
-                    state = run.recompute_stats(state)
+            if save or evaluates:
+                state = with_statistics()
             if evaluates:
                 log()
                 with watch.phase("eval"):
@@ -204,14 +204,14 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
                 folder.write(step, line)
                 display.evaluated(step, line, folder)
                 stopped, scale = _stops_early(run, folder), _lr_scale(run, folder, replicated)
-                monitored = line.get(run.monitor)
-                save |= stopped or ((best := evaluation.best(run, folder.lines)) is not None and best["step"] == step)
+                save |= stopped or step in [*evaluation.ranked(run, folder.lines)][: run.config.checkpoint.best]
             if save:
                 with watch.phase("checkpoint"):
-                    save_checkpoint(monitored)
+                    save_checkpoint()
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
             if saved != step:  # a signal came
+                state = with_statistics()
                 save_checkpoint()
             checkpoints.wait()
     if signals.received and step < total and not stopped:
@@ -288,8 +288,8 @@ def _finish(run: Run, folder: RunFolder, checkpoints: Checkpoints, watch, state,
         "device": report.device(),
         "commit": report.commit(),
     }
-    before = read_json(folder.path / "report.json") if not trained else None
-    if before is None or before.get("step") != step:
+    before, config = (read_json(folder.path / name) for name in ("report.json", "config.json"))
+    if trained or before is None or (before.get("step"), before.get("config")) != (step, config):
         write_atomically(folder.path / "report.json", to_json(result, indent=2))
     shown = "; ".join(f"{split} {metrics.text(metrics.numbers(values))}" for split, values in results.items())
     shown = shown or "trained, with no rows held out to evaluate"

@@ -65,10 +65,7 @@ def check_mode(mode: str, setting: str) -> None:
         raise UserError(f"{setting} is {mode!r}; it must be 'min', 'max' or 'auto'")
 
 
-def best_index(values: Sequence[float], mode: str, min_delta: float = 0.0) -> int | None:
-    """Where the last improvement by more than `min_delta` was; NaN never improves anything."""
-    sign, best, index = (1 if mode == "max" else -1), -np.inf, None
-    for i, value in enumerate(values):
-        if sign * value > best + (min_delta if index is not None else 0):
-            best, index = sign * value, i
-    return index
+def ranked(values: Sequence[float], mode: str) -> list[int]:
+    """The indices of the values, the best first, of equals the first; without NaN and infinitely bad ones."""
+    sign = 1 if mode == "max" else -1
+    return sorted((i for i, value in enumerate(values) if sign * value > -np.inf), key=lambda i: -sign * values[i])

@@ -1,5 +1,6 @@
 """The settings that watch an evaluated metric: early stopping, the best checkpoint, a rate that falls on a plateau."""
 
+import itertools
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -48,4 +49,19 @@ def check(config: ConfigDict, names: Sequence[str], splits: Sequence[str]) -> st
             raise UserError(
                 f"config.checkpoint.{key} has no effect without config.checkpoint.monitor or a validation split"
             )
+    watched = {"early_stopping": stopping.monitor, "plateau": config.plateau.monitor, "checkpoint": monitored}
+    modes = {group: metrics.mode_of(name, config[group].mode) for group, name in watched.items()}
+    modes["checkpoint"] = mode(config, monitored)
+    for group, other in itertools.combinations(watched, 2):
+        if watched[group] == watched[other] != "" and modes[group] != modes[other]:
+            raise UserError(
+                f"config.{group}.mode is {modes[group]!r} for {watched[group]!r}, but config.{other}.mode is "
+                f"{modes[other]!r}; set both to the same"
+            )
     return monitored
+
+
+def mode(config: ConfigDict, monitored: str) -> str:
+    """'max' or 'min': whether the best checkpoint by the metric of `check` is that of its highest or lowest value."""
+    inherits = config.checkpoint.mode == "auto" and monitored == config.early_stopping.monitor
+    return metrics.mode_of(monitored, config.early_stopping.mode if inherits else config.checkpoint.mode)
