@@ -62,10 +62,19 @@ def test_refused(tmp_path, path, options, line):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_computes_something_else():
-    model = zoo.create_model("resnet18", depths=(1, 1), width=4, bn_eps=1e-3)
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"bn_eps": 1e-3}, "bn_eps=1e-05; the model has bn_eps=0.001"),
+        ({"shortcut": "A"}, "shortcut='B'; the model has shortcut='A'"),
+        ({"shortcut": "D"}, "shortcut='B'; the model has shortcut='D'"),
+        ({"weight_standardization": True}, "weight_standardization=False; the model has weight_standardization=True"),
+    ],
+)
+def test_a_model_that_computes_something_else(options, line):
+    model = zoo.create_model("resnet18", depths=(1, 1), width=4, **options)
     arrays = {f"params/{path}": np.ones(1, np.float32) for path in ("stem/kernel", "head/bias")}
-    with pytest.raises(UserError, match=r"torchvision's ResNet computes with bn_eps=1e-05; the model has bn_eps=0.001"):
+    with pytest.raises(UserError, match=f"torchvision's ResNet computes with {line}"):
         export.tensors(model, arrays, "torchvision", None)
 
 

@@ -182,6 +182,31 @@ def test_one_error_lists_everything(load):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "options, must",
+    [
+        ({"shortcut": "D"}, "shortcut='B', not 'D'"),
+        ({"weight_standardization": True}, "weight_standardization=False, not True"),
+        ({"shortcut": "D", "bn_eps": 1e-3}, "bn_eps=1e-05, shortcut='B', not 0.001, 'D'"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused(load, options, must):
+    with pytest.raises(UserError, match=f"holds torchvision's ResNet; the model must have {must}"):
+        load(options)
+
+
+def test_a_shortcut_without_a_projection_is_told_by_the_names(load, tiny):
+    without = {name: None for name in tiny[1] if "downsample" in name}
+    assert load({"shortcut": "A"}, without).notes == []
+    with pytest.raises(UserError, match=r"'layer2.0.downsample.0.weight' in the file is not used"):
+        load({"shortcut": "A"})
+
+
+def test_what_is_not_usual_is_told(load):
+    line = "global_pool='avg' is usual for torchvision's ResNet; the model has 'max', and the file cannot tell which is"
+    assert load({"global_pool": "max"}).notes == [f"{line} right"]
+
+
 def test_another_number_of_classes_gives_a_new_head(tiny, load):
     done = load({"num_classes": 7})
     assert done.notes == ["a new head: 5 classes in the file, 7 in the model"]

@@ -133,7 +133,7 @@ def test_a_training_step(pair, imported, monkeypatch):
     before = dict(zip((v.path for v in net.non_trainable_variables), fixed, strict=True))
     after = dict(zip(before, moved, strict=True))
     # Both as Keras's file would have them, by our own export.
-    exported = zoo.weights.export.tensors(model, flat({"params": grads, "batch_stats": stats}), "keras h5", None)
+    exported, _ = zoo.weights.export.tensors(model, flat({"params": grads, "batch_stats": stats}), "keras h5", None)
     compared = 0
     for variable, gradient in zip(net.trainable_variables, wanted_grads, strict=True):
         if np.abs(gradient).max() > 1e-4:  # a bias before BN has none, but rounding
@@ -169,6 +169,16 @@ def test_out_again(pair, tmp_path, name):
     [
         ("resnet50", {"conv_bias": True}, "must have bn_eps=1.001e-05, bottleneck_stride='1x1', not 1e-05, '3x3'"),
         ("resnetv2_50", {}, "must have conv_bias=True, bn_eps=1.001e-05, stage_stride='last', zero_padded_pool=True"),
+        (
+            "resnetv2_50",
+            OPTIONS["v2"][1] | {"bottleneck_stride": "1x1", "weight_standardization": True},
+            "must have bottleneck_stride='3x3', weight_standardization=False, not '1x1', True",
+        ),
+        (
+            "resnet50",
+            OPTIONS["v1"][1] | {"stage_stride": "last", "shortcut": "D"},
+            "must have stage_stride='first', shortcut='B', not 'last', 'D'",
+        ),
     ],
 )
 def test_the_options_that_keras_needs_are_told(tmp_path, name, options, must):
@@ -177,7 +187,7 @@ def test_the_options_that_keras_needs_are_told(tmp_path, name, options, must):
     zoo.save_weights(tmp_path / "x.h5", model, random_variables(model, (45, 38, 3)), layout="keras")
     shape = {key: SMALL[key] for key in ("depths", "width", "stem_width", "num_classes")}
     with pytest.raises(zoo.UserError, match=must.replace("(", r"\(")):
-        import_weights(zoo.create_model(name, **shape, **options), tmp_path / "x.h5")
+        import_weights(zoo.create_model(name, **shape | options), tmp_path / "x.h5")
 
 
 @pytest.mark.slow

@@ -4,7 +4,21 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from torch_networks import PEERS, UNET, evaluated, jit, networks, nn, package, randomized, torch
+from torch_networks import (
+    PEERS,
+    SMALL,
+    UNET,
+    D,
+    evaluated,
+    jit,
+    networks,
+    nn,
+    package,
+    randomized,
+    small_timm,
+    small_torchvision,
+    torch,
+)
 
 import zoo
 from zoo.weights import files, import_weights, safetensors
@@ -54,6 +68,28 @@ def test_a_unet_that_upsamples_otherwise_is_refused(tmp_path):
     model = zoo.create_model("unet", **UNET | {"up": "resize"})
     with pytest.raises(zoo.UserError, match=r"milesial's U-Net; the model must have up='transpose', not 'resize'"):
         import_weights(model, tmp_path / "x.pth")
+
+
+def test_a_shortcut_that_pools_is_told_by_the_names(tmp_path):
+    torch.save(small_timm("resnet18d").state_dict(), tmp_path / "x.pth")
+    model = zoo.create_model("resnet18", **SMALL | D | {"shortcut": "B"})
+    with pytest.raises(zoo.UserError, match=r"timm's ResNet-D; the model must have shortcut='D', not 'B'"):
+        import_weights(model, tmp_path / "x.pth")
+
+
+def test_the_stride_of_a_bottleneck_is_told_by_nothing(tmp_path, capsys):
+    """The paper's network, as Caffe has it: the stride is that of the 1x1, which the model says."""
+    net = randomized(small_torchvision("Bottleneck"))
+    for block in (module for module in net.modules() if hasattr(module, "conv3")):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    model = zoo.create_model("resnet50", **SMALL, bottleneck_stride="1x1")
+    done = import_weights(model, tmp_path / "x.pth")
+    (note,) = done.notes
+    assert note.startswith("bottleneck_stride='3x3' is usual for torchvision's ResNet; the model has '1x1', and the")
+    compare(model, done.variables, net, (45, 38, 3))
+    zoo.save_weights(tmp_path / "ours.pth", model, done.variables, layout="torchvision")
+    assert capsys.readouterr().out == f"{tmp_path / 'ours.pth'}: {note}\n"
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -41,13 +41,16 @@ def write(path, model: nn.Module, arrays: Mapping[str, np.ndarray], layout: str,
         raise UserError(f"{path}: weights of layout {layout!r} go to a file that ends in {' or '.join(writers)}")
     if keras and not path.name.endswith(".weights.h5"):
         layout = "keras h5"
-    writers[path.suffix](path, tensors(model, arrays, layout, input))
+    theirs, notes = tensors(model, arrays, layout, input)
+    writers[path.suffix](path, theirs)
+    for note in notes:
+        print(f"{path}: {note}", flush=True)
 
 
 def tensors(
     model: nn.Module, arrays: Mapping[str, np.ndarray], layout: str, input: Sequence[int] | None
-) -> dict[str, np.ndarray]:
-    """The tensors of a layout by their names there, in the order of its table."""
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(the tensors of a layout by their names there, in the order of its table; notes for the user)."""
     inner = {name.partition("/")[2]: array for name, array in arrays.items()}
     paths = dict(zip(inner, arrays, strict=True))
     found = [table for table in tables.candidates(model, paths, (), input) if layout in table.layouts]
@@ -70,7 +73,7 @@ def tensors(
         theirs = theirs if isinstance(theirs, tuple) else (theirs,)
         done |= zip(sources, map(np.ascontiguousarray, theirs), strict=False)
     order = {name: i for i, name in enumerate(_names(table, plan))}
-    return dict(sorted(done.items(), key=lambda item: order[item[0]]))
+    return dict(sorted(done.items(), key=lambda item: order[item[0]])), rules.unusual(table, model)
 
 
 def _names(table: Table, plan) -> list[str]:

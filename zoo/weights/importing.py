@@ -80,13 +80,14 @@ def _matched(model, source, weights: Weights, given, paths: dict[str, str], inpu
         fit = _best(model, paths, list(names), input)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    if fit.misfits and hasattr(model, "make_encoder") and (inner := _encoder(model, paths, list(names))):
-        fit = inner
+    if fit.misfits and hasattr(model, "make_encoder") and (found := _encoder(model, paths, list(names))):
+        fit = found
         fresh = [path for path in paths if path not in fit.plan]
         new = sorted({path.split("/")[0] for path in fresh})
         notes.append(f"the encoder from {fit.table.name}; new: {', '.join(new)} ({len(fresh)} parameters)")
-    _check_requires(source, model, fit, len(names))
-    return fit, names, [*notes, *fit.table.notes]
+    inner = model.make_encoder(parent=None) if hasattr(model, "make_encoder") else model
+    _check_requires(source, inner, fit, len(names))
+    return fit, names, [*notes, *fit.table.notes, *rules.unusual(fit.table, inner)]
 
 
 def _transformed(row: Row, transform, tensors) -> np.ndarray:
@@ -177,7 +178,6 @@ def _check_requires(source, model: nn.Module, fit: Match, names: int) -> None:
     """Refuses a model that would compute something else with these weights; all options that must be set, in a line."""
     if fit.misfits > names / 2:
         return  # another kind of file: what does not fit is told instead
-    model = model.make_encoder(parent=None) if hasattr(model, "make_encoder") else model
     wrong = {k: v for k, v in fit.table.requires.items() if getattr(model, k, v) != v}
     if wrong:
         must = ", ".join(f"{option}={value!r}" for option, value in wrong.items())

@@ -43,8 +43,9 @@ def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str])
     if "layer1_0/conv1/kernel" in paths:
         v2 = "layer1_0/norm1/scale" in paths and "stem_norm/scale" not in paths
         layers, name = list(_resnet(paths, v2)), f"Keras's ResNet V{1 + v2}"
-        requires = {"conv_bias": True, "bn_eps": 1.001e-5}
-        requires |= {"stage_stride": "last", "zero_padded_pool": True} if v2 else {"bottleneck_stride": "1x1"}
+        requires = {"conv_bias": True, "bn_eps": 1.001e-5, "bottleneck_stride": "3x3" if v2 else "1x1"}
+        requires |= {"stage_stride": "last", "zero_padded_pool": True} if v2 else {"stage_stride": "first"}
+        requires |= {"shortcut": "B", "weight_standardization": False}
     else:
         layers, name, requires = _stack(model, paths), "layers of Keras in their order", {}
     if not layers:

@@ -35,6 +35,7 @@ class Table(NamedTuple):
     ignore: tuple[str, ...] = ()  # regexes on names in the file that have no place in the model
     head: str = "head"  # the layer that sees the classes: made anew for other classes
     requires: Mapping[str, Any] = {}  # options of the model without which the weights mean something else
+    usual: Mapping[str, Any] = {}  # the same, but other networks have these names and shapes too: the user is told
     notes: tuple[str, ...] = ()  # what the file cannot tell, as lines for the user
     layouts: tuple[str, ...] = ()  # whose names these are, for `save_weights(..., layout=...)`
 
@@ -101,6 +102,15 @@ def plan(table: Table, paths: Sequence[str]) -> tuple[dict[str, tuple[tuple[str,
             some = " and ".join(repr(rule.path) for _, rule in found)
             unfilled[path] = f"{len(found)} rules fill it: {some}" if found else "no rule fills it"
     return planned, unfilled
+
+
+def unusual(table: Table, model) -> list[str]:
+    """A line for each option of the model that is not the `usual` one."""
+    return [
+        f"{option}={value!r} is usual for {table.name}; the model has {has!r}, and the file cannot tell which is right"
+        for option, value in table.usual.items()
+        if (has := getattr(model, option, value)) != value
+    ]
 
 
 def match(table: Table, paths: Sequence[str], names: Sequence[str]) -> Match:

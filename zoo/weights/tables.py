@@ -42,10 +42,15 @@ COUNTERS = (r".*num_batches_tracked",)
 
 
 _STEM = ("stem", "conv1"), ("stem_norm", "bn1")
-_TORCH_RESNET = {"bn_eps": 1e-5, "conv_bias": False, "stage_stride": "first", "zero_padded_pool": False}
+_TORCH_RESNET = {
+    "bn_eps": 1e-5, "conv_bias": False, "shortcut": "B", "stage_stride": "first", "weight_standardization": False,
+    "zero_padded_pool": False,
+}  # fmt: skip
+_D = _TORCH_RESNET | {"shortcut": "D"}
+_USUAL = {"bottleneck_stride": "3x3", "global_pool": "avg"}  # the paper's own networks stride in the 1x1
 
 
-def _resnet(name: str, head: str, proj: tuple[str, str], layouts: tuple[str, ...], stem=_STEM):
+def _resnet(name: str, head: str, proj: tuple[str, str], layouts: tuple[str, ...], stem=_STEM, **fields):
     block = r"layer(\d+)_(\d+)/"
     layers = torch_layers(
         *stem,
@@ -55,7 +60,7 @@ def _resnet(name: str, head: str, proj: tuple[str, str], layouts: tuple[str, ...
         (block + "proj_norm", rf"layer\1.\2.{proj[1]}"),
         ("head", head),
     )
-    return Table(name, layers, COUNTERS, requires=_TORCH_RESNET, layouts=layouts)
+    return Table(name, layers, COUNTERS, **{"requires": _TORCH_RESNET, "usual": _USUAL} | fields, layouts=layouts)
 
 
 _DEEP = (
@@ -64,8 +69,8 @@ _DEEP = (
 )  # fmt: skip
 RESNETS = (
     _resnet("torchvision's ResNet", "fc", ("downsample.0", "downsample.1"), ("torchvision", "timm")),
-    _resnet("CIFAR ResNet in PyTorch", "linear", ("shortcut.0", "shortcut.1"), ("cifar",)),
-    _resnet("timm's ResNet-D", "fc", ("downsample.1", "downsample.2"), ("timm",), _DEEP),
+    _resnet("CIFAR ResNet in PyTorch", "linear", ("shortcut.0", "shortcut.1"), ("cifar",), usual={}),
+    _resnet("timm's ResNet-D", "fc", ("downsample.1", "downsample.2"), ("timm",), _DEEP, requires=_D),
 )
 
 TIMM_RESNETV2 = Table(
@@ -82,6 +87,7 @@ TIMM_RESNETV2 = Table(
     ),
     COUNTERS,
     requires=_TORCH_RESNET,
+    usual=_USUAL,
     layouts=("timm",),
 )
 
@@ -215,13 +221,22 @@ def candidates(
     if any(name.startswith("params/") for name in names):
         return [own(paths)]
     depth = len({path.split("/")[0] for path in paths if re.match(r"down\d+/", path)})
-    tables = [*RESNETS, TIMM_RESNETV2, mlp(names, list(paths), input)]
+    tables = [*_resnets(model, names), mlp(names, list(paths), input)]
     tables += [ALEXNET, LENET] if "conv2/kernel" in paths else []
     tables += [unet_milesial(depth), unet_buda(depth), unet_theano(depth)] if depth else []
     tables += recurrent_tables.candidates(model, paths, names)
     if not names or any("/" in name for name in names):  # as no file of PyTorch has
         tables += keras_tables.candidates(model, paths, names)
     return tables
+
+
+def _resnets(model: nn.Module, names: Sequence[str]) -> list[Table]:
+    """Of shortcut 'A', which has no tensors, the names in a file tell; of the packages' own networks, none has it."""
+    tables = [*RESNETS, TIMM_RESNETV2]
+    if getattr(model, "shortcut", "") != "A":
+        return tables
+    told = {"requires": _TORCH_RESNET | {"shortcut": "A"}}
+    return [table._replace(**told) if names or "cifar" in table.layouts else table for table in tables]
 
 
 def _ordered(layers: list[str], kept: bool) -> list[str]:
