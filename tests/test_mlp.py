@@ -390,6 +390,8 @@ def test_default_initializers():
     [
         ({"norm": "instance"}, r"mlp: norm 'instance' needs feature maps; use 'layer' or 'batch'"),
         ({"norm_place": "after"}, "mlp: norm_place is 'after', but norm is 'none'"),
+        ({"norm_eps": 1e-3}, "mlp: norm_eps is 0.001, but norm 'none' has no variance; leave it out"),
+        ({"norm_eps": 0.0, "norm": "batch"}, r"mlp: norm_eps is 0\.0; it must be more than 0"),
         ({"norm_place": "both"}, r"mlp: norm_place is 'both'; it must be 'before' or 'after'"),
         ({"dropconnect": 1.0}, r"mlp: dropconnect is 1\.0; it must be in \[0, 1\)"),
         ({"activation": "rellu"}, r"unknown activation 'rellu'; did you mean"),

@@ -17,7 +17,7 @@ import weight_files as make
 import zoo
 from zoo import words
 from zoo.errors import UserError
-from zoo.weights import files, header, pytorch, safetensors
+from zoo.weights import files, header, keras_tables, pytorch, rules, safetensors
 
 
 def ours(path) -> bytes:
@@ -228,6 +228,18 @@ def test_a_changed_weight_of_ours_is_found(tmp_path):
     path.write_bytes(flipped)
     with pytest.raises(UserError, match="is damaged: its checksum is not the one in its header"):
         zoo.load_model(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["", "{", "[" * 100_000, '{"class_name": "BatchNormalization"}', 7, b"", "[null]"],
+    ids=lambda c: str(c)[:9],
+)
+def test_a_network_of_keras_that_makes_no_sense(config):
+    table = rules.Table("Keras", (), usual={"norm_eps": 1e-3})
+    assert keras_tables.said(table, {"config.json": config}) == table
+    layer = {"class_name": "BatchNormalization", "config": {"epsilon": 0.5}}
+    assert keras_tables.said(table, {"model_config": json.dumps([layer])}).requires == {"norm_eps": 0.5}
 
 
 def test_a_header_of_ours_that_makes_no_sense(tmp_path):

@@ -20,7 +20,7 @@ def variables_of(model, shape):
 
 
 CASES = {
-    "mlp": ({"widths": (7, 5), "norm": "batch"}, (6,)),
+    "mlp": ({"widths": (7, 5), "norm": "batch", "norm_eps": 1e-3}, (6,)),
     "lenet5": ({"variant": "1998"}, (28, 28, 1)),
     "resnet20_cifar": ({"depths": (1, 1, 1), "num_classes": 3}, (32, 32, 3)),
     "wrn16_4": ({"in_channels": 2}, (32, 32, 2)),
@@ -40,7 +40,7 @@ def test_a_file_makes_its_model_again(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, found, variables)
     assert says["model"] == name
     assert says["licence"] == "MIT"
-    assert ("batch_norm" in says) == ("batch_stats" in variables)
+    assert says.get("batch_norm", {}).get("epsilon") == {"mlp": 1e-3, "lenet5": None, "unet": None}.get(name, 1e-5)
     assert ("padding" in says) == (name != "mlp")
     jax.tree.map(np.testing.assert_array_equal, zoo.load_weights(model, path, input=shape), variables)
 
@@ -146,7 +146,8 @@ MEANING = {
     "activation", "biases", "bidirectional", "bn_eps", "bottleneck", "bottleneck_stride", "cardinalities", "cell",
     "combine", "connections", "conv_bias", "depth", "depths", "dims", "encoder_name", "encoder_options", "features",
     "filters",
-    "global_pool", "groups", "head_activation", "hidden", "kernel_size", "kernel_sizes", "norm", "norm_place",
+    "global_pool", "groups", "head_activation", "hidden", "kernel_size", "kernel_sizes", "norm", "norm_eps",
+    "norm_place",
     "padding", "pieces", "pool", "pool_size", "preactivation", "response_norm", "shortcut", "stage_stride", "stem",
     "stem_width", "tied", "up", "vocab_size", "weight_standardization", "widening", "width", "widths",
     "zero_padded_pool",

@@ -282,14 +282,55 @@ def test_a_trained_stack_with_names_of_its_own(tmp_path, name, names):
     """By the order of the layers in the file; what the optimizer remembers is left out."""
     net = dense(*names)
     save(net, tmp_path / name)
-    model = zoo.create_model("mlp", widths=(6, 6), num_classes=6, norm="batch")
+    model = zoo.create_model("mlp", widths=(6, 6), num_classes=6, norm="batch", norm_eps=1e-3)
     done = import_weights(model, tmp_path / name, input=(6,))
     (note,) = done.notes
     assert note.startswith("optimizer and the like left out (")
     x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
-    epsilon = [layer.epsilon for layer in net.layers if hasattr(layer, "epsilon")]
-    assert epsilon == [1e-3] * 2
-    for layer in net.layers:
-        if hasattr(layer, "epsilon"):
-            layer.epsilon = 1e-5  # as ours has
     close(jit(model.apply)(done.variables, x), net(x, training=False))
+
+
+NORMS = {"batch": ("BatchNormalization", {}), "layer": ("LayerNormalization", {})}
+NORMS["group:3"] = ("GroupNormalization", {"groups": 3})
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_normalizations(tmp_path, capsys, norm):
+    """Their epsilon is in the files that hold the network; of the others, and of an export, it is told."""
+    kind, options = NORMS[norm]
+    layers = [keras.layers.Dense(6), getattr(keras.layers, kind)(**options), keras.layers.ReLU(), keras.layers.Dense(3)]
+    net = keras.Sequential([keras.Input((4,)), *layers])
+    ours, keras_has = ({"widths": (6,), "num_classes": 3, "norm": norm} | eps for eps in ({}, {"norm_eps": 1e-3}))
+    model, other = zoo.create_model("mlp", **keras_has), zoo.create_model("mlp", **ours)
+    note = "norm_eps=0.001 is usual for layers of Keras in their order; the model has 1e-05, and the file cannot tell"
+    x = 0.05 * np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    for name in ("x.keras", "x.h5", "x.weights.h5"):
+        save(net, tmp_path / name)
+        if name == "x.weights.h5":
+            assert import_weights(other, tmp_path / name).notes == [f"{note} which is right"]
+        else:
+            with pytest.raises(zoo.UserError, match=r"their order; the model must have norm_eps=0.001, not 1e-05"):
+                import_weights(other, tmp_path / name)
+        done = import_weights(model, tmp_path / name)
+        assert done.notes == []
+        close(jit(model.apply)(done.variables, x), net(x, training=False))
+    variables = random_variables(model, (4,))
+    for name in ("ours.h5", "ours.weights.h5"):
+        zoo.save_weights(tmp_path / name, model, variables, layout="keras")
+        net.load_weights(tmp_path / name)
+        close(jit(model.apply)(variables, x), net(x, training=False))
+        assert capsys.readouterr().out == ""
+        zoo.save_weights(tmp_path / name, other, variables, layout="keras")
+        assert note in capsys.readouterr().out
+    layers[1].epsilon = 1e-5
+    close(jit(other.apply)(variables, x), net(x, training=False))
+
+
+def test_normalizations_of_two_kinds_are_refused(tmp_path):
+    norms = [keras.layers.BatchNormalization(epsilon=epsilon) for epsilon in (1e-3, 1e-5)]
+    dense = [keras.layers.Dense(4) for _ in range(3)]
+    net = keras.Sequential([keras.Input((4,)), dense[0], norms[0], dense[1], norms[1], dense[2]])
+    save(net, tmp_path / "x.keras")
+    model = zoo.create_model("mlp", widths=(4, 4), num_classes=4, norm="batch")
+    with pytest.raises(zoo.UserError, match=r"x.keras: its normalizations have epsilons of 1e-05 and 0.001, the model"):
+        import_weights(model, tmp_path / "x.keras")

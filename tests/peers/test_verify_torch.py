@@ -81,7 +81,10 @@ def test_recurrent_over_vectors(tmp_path):
 @pytest.mark.parametrize(
     "options, dense",
     [
-        ({"activation": "tanh", "norm": "batch", "norm_place": "after"}, [("a.0", 6, 6), ("a.3", 6, 6)]),
+        (
+            {"activation": "tanh", "norm": "batch", "norm_place": "after", "norm_eps": 1e-3},
+            [("a.0", 6, 6), ("a.3", 6, 6)],
+        ),
         ({"activation": "maxout", "pieces": 3, "norm": "batch"}, [("z", 6, 18), ("b", 6, 18)]),
         ({"activation": "maxout", "norm": "batch", "norm_place": "after"}, [("0", 6, 12), ("3", 6, 12)]),
         ({"widths": ()}, []),
@@ -90,7 +93,7 @@ def test_recurrent_over_vectors(tmp_path):
 def test_perceptrons(tmp_path, options, dense):
     """Under any names; all in one width, so that a wrong order would fit."""
     norms = [f"norm{i}" for i, _ in enumerate(dense)] if "norm" in options else []
-    choices = {"act": "activation", "norm_place": "norm_place", "pieces": "pieces"}
+    choices = {"act": "activation", "norm_place": "norm_place", "pieces": "pieces", "norm_eps": "norm_eps"}
     given = {theirs: options[ours] for theirs, ours in choices.items() if ours in options}
     net = networks.mlp([*dense, ("out", 6, 6)], norms, **given)
     model = zoo.create_model("mlp", **{"widths": (6, 6), "num_classes": 6} | options)

@@ -5,6 +5,7 @@ Sources: Goodfellow et al. 2016, "Deep Learning", chapter 6; maxout from Goodfel
 6. The recipe `mnist_mlp` reaches 98.7 % and more on MNIST.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from zoo import activations, initializers
 from zoo.errors import UserError
 from zoo.models import normalization
 from zoo.models.dropout import dropconnect
-from zoo.models.normalization import normalized
+from zoo.models.normalization import EPSILON, PLAIN, normalized
 from zoo.options import check_choices, check_rate
 
 
@@ -26,8 +27,9 @@ class MLP(nn.Module):
       widths: widths of the hidden layers; () leaves the head alone.
       activation: a name of `zoo.activations`, or 'maxout'.
       pieces: linear pieces of each maxout unit (k in the paper); only for maxout.
-      norm: of every hidden layer, a name of `zoo.models.normalization` ('batch': eps 1e-5, momentum 0.9).
+      norm: of every hidden layer, a name of `zoo.models.normalization` (the momentum of 'batch' is 0.9).
       norm_place: 'before' or 'after' the activation.
+      norm_eps: added to every variance, whatever the norm; Keras's layers have 1e-3.
       dropout_input, dropout: rates on the input and on every hidden layer's output.
       dropconnect: rate on the hidden layers' weights.
       kernel_init, bias_init: names of `zoo.initializers`, or a number for a constant.
@@ -42,6 +44,7 @@ class MLP(nn.Module):
     pieces: int = 2
     norm: str = "none"
     norm_place: str = "before"
+    norm_eps: float = EPSILON
     dropout_input: float = 0.0
     dropout: float = 0.0
     dropconnect: float = 0.0
@@ -56,6 +59,10 @@ class MLP(nn.Module):
             raise UserError("mlp: norm 'instance' needs feature maps; use 'layer' or 'batch'")
         check_choices("mlp", self, norm_place=("before", "after"))
         normalization.check("mlp", self.norm, place=self.norm_place)
+        if not self.norm_eps > 0:
+            raise UserError(f"mlp: norm_eps is {self.norm_eps}; it must be more than 0")
+        if self.norm_eps != EPSILON and self.norm in PLAIN:
+            raise UserError(f"mlp: norm_eps is {self.norm_eps}, but norm {self.norm!r} has no variance; leave it out")
         if self.activation != "maxout":
             activations.get(self.activation)
             if self.pieces != type(self).pieces:
@@ -88,16 +95,17 @@ class MLP(nn.Module):
             x = self._embedded(x)
         x = nn.Dropout(self.dropout_input, deterministic=not train, name="dropout_input")(x)
         maxout = self.activation == "maxout"
+        norm = functools.partial(normalized, norm=self.norm, epsilon=self.norm_eps)
         for i, width in enumerate(self.widths, start=1):
             dense = {"name": f"dense{i}", **inits}
             if self.dropconnect:
                 dense["dot_general"] = dropconnect(self.dropconnect, train=train, name=f"dropconnect{i}")
             x = nn.Dense(width * (self.pieces if maxout else 1), **dense)(x)
             if self.norm_place == "before":
-                x = normalized(x, self.norm, name=f"norm{i}")
+                x = norm(x, name=f"norm{i}")
             x = activations.maxout(x, self.pieces) if maxout else activations.get(self.activation)(x)
             if self.norm_place == "after":
-                x = normalized(x, self.norm, name=f"norm{i}")
+                x = norm(x, name=f"norm{i}")
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
         if not self.num_classes:
             return x

@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo import models, options
 from zoo.errors import UserError
+from zoo.models.normalization import EPSILON
 
 # Options with which the same weights mean the same function, that the import adapts, or that the shapes alone tell.
 FREE = (
@@ -52,7 +53,7 @@ def describe(model: nn.Module, arrays: Mapping[str, np.ndarray], given: Mapping[
     info = semantics(model, given) | {"sha256": checksum(arrays)}
     if any(path.startswith("batch_stats/") for path in arrays):
         info["batch_norm"] = {
-            "epsilon": getattr(model, "bn_eps", 1e-5),
+            "epsilon": getattr(model, "bn_eps", getattr(model, "norm_eps", EPSILON)),
             "momentum": 0.9,
         }  # flax's momentum, 1 - PyTorch's
     if any(array.ndim > 2 for path, array in arrays.items() if path.endswith("/kernel")):  # convolutions

@@ -12,7 +12,7 @@ import numpy as np
 from zoo import rules as tree
 from zoo.errors import UserError
 from zoo.types import Variables
-from zoo.weights import rules, shapes, tables
+from zoo.weights import keras_tables, rules, shapes, tables
 from zoo.weights.files import Weights
 from zoo.weights.rules import Match, Row, Table
 
@@ -78,6 +78,7 @@ def _matched(model, source, weights: Weights, given, paths: dict[str, str], inpu
         notes.append(f"names without their {prefix!r}")
     try:
         fit = _best(model, paths, list(names), input)
+        fit = fit._replace(table=keras_tables.said(fit.table, weights.metadata))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     if fit.misfits and hasattr(model, "make_encoder") and (found := _encoder(model, paths, list(names))):

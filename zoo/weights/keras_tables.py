@@ -5,13 +5,15 @@ Keras has the shapes of ours, so nothing is transposed. Its files name a layer i
 `layers/conv2d_3/vars/0`), for which the order of the layers must be known.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from zoo.errors import UserError
 from zoo.weights.rules import Rule, Table
 from zoo.weights.transforms import SAME
 
@@ -33,25 +35,53 @@ LEAVES = {
     "lstm": (("input/kernel", "kernel"), ("recurrent/kernel", "recurrent_kernel"), ("input/bias", "bias")),
 }
 LEAVES["simple_rnn"] = LEAVES["lstm"]
-KINDS = {"embed": "embedding", "dense": "dense", "head": "dense", "conv": "conv2d", "norm": "batch_normalization"}
+LEAVES["layer_normalization"] = LEAVES["group_normalization"] = LEAVES["batch_normalization"][:2]
+KINDS = {"embed": "embedding", "dense": "dense", "head": "dense", "conv": "conv2d"}
 CELLS = {"lstm": "lstm", "rnn": "simple_rnn"}
 SIDES = {"": ("forward_layer", "forward"), "_reverse": ("backward_layer", "backward")}
 
 
 def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str]) -> list[Table]:
     """Tables for both ways of naming; none for models that Keras does not have."""
+    usual = {}
     if "layer1_0/conv1/kernel" in paths:
         v2 = "layer1_0/norm1/scale" in paths and "stem_norm/scale" not in paths
         layers, name = list(_resnet(paths, v2)), f"Keras's ResNet V{1 + v2}"
         requires = {"conv_bias": True, "bn_eps": 1.001e-5, "bottleneck_stride": "3x3" if v2 else "1x1"}
         requires |= {"stage_stride": "last", "zero_padded_pool": True} if v2 else {"stage_stride": "first"}
         requires |= {"shortcut": "B", "weight_standardization": False}
+        usual = {"global_pool": "avg"}
     else:
         layers, name, requires = _stack(model, paths), "layers of Keras in their order", {}
+        if any(layer.ours.startswith("norm") for layer in layers):
+            usual = {"norm_eps": 1e-3}
     if not layers:
         return []
-    by_class = Table(name, tuple(_by_class(layers, paths)), layouts=("keras",), requires=requires)
+    by_class = Table(name, tuple(_by_class(layers, paths)), layouts=("keras",), requires=requires, usual=usual)
     return [by_class, by_class._replace(rules=tuple(_by_name(layers, paths, names)), layouts=("keras h5",))]
+
+
+def said(table: Table, metadata: Mapping[str, Any]) -> Table:
+    """The table with the epsilon that its normalizations have, where the file also holds the network itself."""
+    try:
+        config = json.loads(metadata.get("config.json") or metadata.get("model_config") or "{}")
+        found = sorted(set(_epsilons(config)))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return table  # whatever is there, it is not what Keras writes
+    if "norm_eps" not in table.usual or not found:
+        return table
+    if len(found) > 1:
+        raise UserError(f"its normalizations have epsilons of {' and '.join(map(str, found))}, the model one norm_eps")
+    return table._replace(requires={"norm_eps": found[0]}, usual={})
+
+
+def _epsilons(config) -> Iterator[float]:
+    """Of all normalizations in what Keras writes of a network, however deep."""
+    if isinstance(config, dict) and str(config.get("class_name")).endswith("Normalization"):
+        yield from (value for key, value in config["config"].items() if key == "epsilon")
+    elif isinstance(config, dict | list):
+        for part in config.values() if isinstance(config, dict) else config:
+            yield from _epsilons(part)
 
 
 def _resnet(paths: Mapping[str, str], v2: bool) -> Iterator[Layer]:
@@ -90,6 +120,8 @@ def _stack(model: nn.Module, paths: Mapping[str, str]) -> list[Layer]:
         known, word = KINDS, re.match(r"[a-z]+", layer)[0]
         if word == "recurrent":
             known, word = CELLS, model.cell
+        elif word == "norm":
+            known = {word: f"{model.norm.partition(':')[0]}_normalization"}
         if word not in known:
             return []
         layers.append(Layer(layer, known[word], ""))

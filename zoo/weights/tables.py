@@ -188,7 +188,7 @@ def mlp(names: Sequence[str], paths: Sequence[str], input: Sequence[int] | None)
     rules += torch_layers(*((f"norm{i}", _literal(name)) for i, name in enumerate(norms, start=1)))
     if len(dense) == len(ours) + 1:  # the model ends before the head
         rules += torch_layers(("head", _literal(dense[-1])))
-    return Table("MLP in PyTorch", tuple(rules), COUNTERS, layouts=("torch",))
+    return Table("MLP in PyTorch", tuple(rules), COUNTERS, usual={"norm_eps": 1e-5}, layouts=("torch",))
 
 
 def own(paths: Mapping[str, str]) -> Table:

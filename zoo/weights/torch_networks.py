@@ -141,7 +141,7 @@ class LeNet(nn.Module):
 
 def mlp(
     dense: Sequence[tuple[str, int, int]], norms: Sequence[str] = (), act: str = "relu", norm_place: str = "before",
-    pieces: int = 2,
+    pieces: int = 2, norm_eps: float = 1e-5,
 ) -> Named:  # fmt: skip
     """Dense layers, (name, inputs, outputs) each, with batch normalizations `norms` before or after the activation.
 
@@ -153,7 +153,7 @@ def mlp(
     # Maxout leaves fewer values than the layer has outputs: those that the next one takes.
     before = norm_place == "before"
     widths = [outputs for _, _, outputs in dense[:-1]] if before else [inputs for _, inputs, _ in dense[1:]]
-    layers |= {name: nn.BatchNorm1d(width) for name, width in zip(norms, widths, strict=False)}
+    layers |= {name: nn.BatchNorm1d(width, norm_eps) for name, width in zip(norms, widths, strict=False)}
     names = [name for name, *_ in dense]
 
     def run(x):

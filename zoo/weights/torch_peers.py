@@ -1,8 +1,8 @@
 """The network of PyTorch that a file is from, with its weights, and what it computes; needs torch.
 
 A network that no package holds is built from the names and shapes in the file. What these cannot tell is taken from
-our model: the activation, the kind of pooling, where a normalization stands, the convolution of a bottleneck that
-strides, the padding of LeNet-5, the activation of the logits.
+our model: the activation, the kind of pooling, where a normalization stands and its epsilon in an MLP, the convolution
+of a bottleneck that strides, the padding of LeNet-5, the activation of the logits.
 """
 
 import math
@@ -67,7 +67,7 @@ def mlp(tensors, sources, model: nn.Module, input) -> Peer:
     kernels = [sources[f"{layer}/kernel"][0] for layer in (*(f"dense{i}" for i in hidden), "head")]
     norms = [sources[f"norm{i}/scale"][0].removesuffix(".weight") for i in hidden if f"norm{i}/scale" in sources]
     dense = [(name.removesuffix(".weight"), *reversed(tensors[name].shape)) for name in kernels]
-    net = torch_networks.mlp(dense, norms, model.activation, model.norm_place, model.pieces)
+    net = torch_networks.mlp(dense, norms, model.activation, model.norm_place, model.pieces, model.norm_eps)
     return Peer(net, (), (8, *(input or dense[0][1:2])))
 
 
