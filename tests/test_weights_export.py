@@ -1,10 +1,12 @@
 """Weights under the names of others: what is refused, inverses, the bytes of a PyTorch file. See also tests/peers."""
 
+import jax
 import numpy as np
 import pytest
 import weight_files as make
 
 import zoo
+from zoo import rules as tree
 from zoo.errors import UserError
 from zoo.weights import export, files, pytorch_file, tables, transforms
 
@@ -76,6 +78,31 @@ def test_a_model_that_computes_something_else(options, line):
     arrays = {f"params/{path}": np.ones(1, np.float32) for path in ("stem/kernel", "head/bias")}
     with pytest.raises(UserError, match=f"torchvision's ResNet computes with {line}"):
         export.tensors(model, arrays, "torchvision", None)
+
+
+@pytest.mark.parametrize(
+    "name, layout, options, line",
+    [
+        ("resnet18", "torchvision", {"norm": "none"}, "ResNet normalizes by batch or layer or group or instance; the"),
+        ("resnetv2_18", "timm", {"norm": "response"}, "normalizes by .*; the model has norm='response'"),
+        ("resnet20_cifar", "cifar", {"norm": "none"}, "CIFAR ResNet in PyTorch normalizes by"),
+        ("unet", "milesial", {"norm": "none"}, "milesial's U-Net normalizes by batch; the model has norm='none'"),
+        ("unet", "buda", {"norm": "group:2"}, "mateuszbuda's U-Net normalizes by batch; the model has norm='group:2'"),
+        ("resnet20_cifar", "cifar", {"norm": "group:4"}, None),
+    ],
+)
+def test_norms_that_the_networks_do_not_have(name, layout, options, line):
+    sizes = {"depth": 1, "width": 4, "up": "transpose"} if name == "unet" else {"depths": (1, 1), "width": 4}
+    model = zoo.create_model(name, **sizes, **options)
+    shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, np.zeros((1, 16, 16, 3), np.float32))
+    arrays = {path: np.ones(leaf.shape, np.float32) for path, leaf in tree.flatten(shapes).items()}
+    if line is None:
+        found, notes = export.tensors(model, arrays, layout, None)
+        assert "layer1.0.bn1.weight" in found
+        assert notes == []
+    else:
+        with pytest.raises(UserError, match=line):
+            export.tensors(model, arrays, layout, None)
 
 
 PAIRS = [value for name, value in vars(transforms).items() if name.isupper()]

@@ -66,6 +66,8 @@ def tensors(
     for option, value in table.requires.items():
         if (has := getattr(model, option, value)) != value:
             raise UserError(f"{table.name} computes with {option}={value!r}; the model has {option}={has!r}")
+    if table.norms and model.norm.partition(":")[0] not in table.norms:
+        raise UserError(f"{table.name} normalizes by {' or '.join(table.norms)}; the model has norm={model.norm!r}")
     done: dict[str, np.ndarray] = {}
     # What is made of one array alone comes first; the rest may need it.
     for path, (sources, rule) in sorted(plan.items(), key=lambda item: len(item[1][0])):

@@ -43,21 +43,21 @@ SIDES = {"": ("forward_layer", "forward"), "_reverse": ("backward_layer", "backw
 
 def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str]) -> list[Table]:
     """Tables for both ways of naming; none for models that Keras does not have."""
-    usual = {}
+    fields = {}
     if "layer1_0/conv1/kernel" in paths:
         v2 = "layer1_0/norm1/scale" in paths and "stem_norm/scale" not in paths
         layers, name = list(_resnet(paths, v2)), f"Keras's ResNet V{1 + v2}"
         requires = {"conv_bias": True, "bn_eps": 1.001e-5, "bottleneck_stride": "3x3" if v2 else "1x1"}
         requires |= {"stage_stride": "last", "zero_padded_pool": True} if v2 else {"stage_stride": "first"}
         requires |= {"shortcut": "B", "weight_standardization": False}
-        usual = {"global_pool": "avg"}
+        fields = {"requires": requires, "usual": {"global_pool": "avg"}, "norms": ("batch",)}
     else:
-        layers, name, requires = _stack(model, paths), "layers of Keras in their order", {}
+        layers, name = _stack(model, paths), "layers of Keras in their order"
         if any(layer.ours.startswith("norm") for layer in layers):
-            usual = {"norm_eps": 1e-3}
+            fields = {"usual": {"norm_eps": 1e-3}}
     if not layers:
         return []
-    by_class = Table(name, tuple(_by_class(layers, paths)), layouts=("keras",), requires=requires, usual=usual)
+    by_class = Table(name, tuple(_by_class(layers, paths)), layouts=("keras",), **fields)
     return [by_class, by_class._replace(rules=tuple(_by_name(layers, paths, names)), layouts=("keras h5",))]
 
 

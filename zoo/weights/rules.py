@@ -37,6 +37,7 @@ class Table(NamedTuple):
     requires: Mapping[str, Any] = {}  # options of the model without which the weights mean something else
     usual: Mapping[str, Any] = {}  # the same, but other networks have these names and shapes too: the user is told
     notes: tuple[str, ...] = ()  # what the file cannot tell, as lines for the user
+    norms: tuple[str, ...] = ()  # those that an export may have, where the networks do not take any
     layouts: tuple[str, ...] = ()  # whose names these are, for `save_weights(..., layout=...)`
 
 

@@ -46,6 +46,7 @@ _TORCH_RESNET = {
     "bn_eps": 1e-5, "conv_bias": False, "shortcut": "B", "stage_stride": "first", "weight_standardization": False,
     "zero_padded_pool": False,
 }  # fmt: skip
+_NORMS = ("batch", "layer", "group", "instance")  # by their norm_layer; on import, the file has them or not
 _D = _TORCH_RESNET | {"shortcut": "D"}
 _USUAL = {"bottleneck_stride": "3x3", "global_pool": "avg"}  # the paper's own networks stride in the 1x1
 
@@ -60,7 +61,8 @@ def _resnet(name: str, head: str, proj: tuple[str, str], layouts: tuple[str, ...
         (block + "proj_norm", rf"layer\1.\2.{proj[1]}"),
         ("head", head),
     )
-    return Table(name, layers, COUNTERS, **{"requires": _TORCH_RESNET, "usual": _USUAL} | fields, layouts=layouts)
+    fields = {"requires": _TORCH_RESNET, "usual": _USUAL} | fields
+    return Table(name, layers, COUNTERS, norms=_NORMS, layouts=layouts, **fields)
 
 
 _DEEP = (
@@ -88,6 +90,7 @@ TIMM_RESNETV2 = Table(
     COUNTERS,
     requires=_TORCH_RESNET,
     usual=_USUAL,
+    norms=_NORMS,
     layouts=("timm",),
 )
 
@@ -131,7 +134,7 @@ def unet_milesial(depth: int) -> Table:
     head = torch_layers(("head", r"outc.conv"))
     return Table(
         "milesial's U-Net", layers + torch_layers(*ups, kernel=TORCH_UP) + head, COUNTERS,
-        requires=_UNET, layouts=("milesial",),
+        requires=_UNET, norms=("batch",), layouts=("milesial",),
     )  # fmt: skip
 
 
@@ -144,7 +147,7 @@ def unet_buda(depth: int) -> Table:
     rules += torch_layers(*((f"{ours}/conv1", f"{theirs}conv1") for ours, theirs in ups), kernel=TORCH_SKIP_LAST)
     rules += torch_layers(*((f"up{i}/up", f"upconv{i + 1}") for i in range(depth)), kernel=TORCH_UP)
     rules += torch_layers(("head", "conv"))
-    return Table("mateuszbuda's U-Net", rules, COUNTERS, requires=_UNET, layouts=("buda",))
+    return Table("mateuszbuda's U-Net", rules, COUNTERS, requires=_UNET, norms=("batch",), layouts=("buda",))
 
 
 def unet_theano(depth: int) -> Table:
