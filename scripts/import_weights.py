@@ -13,6 +13,7 @@ if tensors are to be left out, IGNORE = [regex on names in the file].
 import hashlib
 import pathlib
 import runpy
+from typing import Any
 
 from absl import flags
 from rich.table import Table
@@ -21,7 +22,7 @@ import zoo
 from zoo import cli, weights
 from zoo.errors import UserError
 from zoo.summary import render
-from zoo.weights import peers, rules
+from zoo.weights import header, peers, rules
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A name of zoo.list_models; default: the one in the header of a file of ours.")
@@ -43,7 +44,7 @@ flags.DEFINE_integer("seed", 0, "Of a new head, where the number of classes diff
 def main(overrides, arguments):
     if overrides or len(arguments) != 1:
         raise UserError("give one file of weights: import_weights.py FILE --model=NAME")
-    path = pathlib.Path(arguments[0])
+    path = arguments[0]
     about = cli.pairs("about", FLAGS.about)
     if about and not FLAGS.out:
         raise UserError("--about goes with --out=FILE")
@@ -71,12 +72,24 @@ def main(overrides, arguments):
         lines += [(row.path, " ".join(row.sources), row.transform, "x".join(map(str, row.shape))) for row in done.table]
         write(FLAGS.table, "".join("\t".join(line) + "\n" for line in lines))
     if FLAGS.out:
-        known = {"source": path.name} if FLAGS.layout == "zoo" else {}
-        if known and path.is_file():
-            known["source_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        known = described(path, model, done) if FLAGS.layout == "zoo" else {}
         shape = size if FLAGS.layout == "torch" else None
         zoo.save_weights(FLAGS.out, model, done.variables, layout=FLAGS.layout, input=shape, **known | about)
         print(f"wrote {FLAGS.out}")
+
+
+def described(source: str, model, done: weights.Import) -> dict[str, Any]:
+    """For the header: what a file of ours or a run says, as far as it still holds; of others, where they are from."""
+    info, path = weights.metadata(source), pathlib.Path(source)
+    known = {name: info[name] for name in header.Metadata._fields if info.get(name) is not None}
+    adapted = any(row.transform != "same" for row in done.table)
+    if known and (adapted or header.model_of(source, info).num_classes != model.num_classes):
+        known = {name: known[name] for name in ("source", "source_sha256", "licence") if name in known}
+    if "source" not in known:
+        known["source"], _, sha256 = (path.name if path.exists() else source).partition("#sha256=")
+        if sha256 := hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else sha256:
+            known["source_sha256"] = sha256
+    return known
 
 
 def own_rules() -> rules.Table | None:

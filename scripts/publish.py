@@ -51,8 +51,9 @@ def main(overrides, arguments):
         raise UserError("give a run folder or a file of ours, and a folder: publish.py runs/<name> --out=FOLDER")
     if FLAGS.private and not FLAGS.push:
         raise UserError("--private goes with --push=owner/name")
-    source, out = pathlib.Path(arguments[0]), pathlib.Path(FLAGS.out)
-    report = read_report(source) if source.is_dir() else None
+    source, out = arguments[0], pathlib.Path(FLAGS.out)
+    folder = pathlib.Path(source)
+    report = read_report(folder) if folder.is_dir() else None
     model, variables, info = zoo.load_model(source)
     about = {key: value for key in header.Metadata._fields if (value := info.get(key)) is not None}
     if FLAGS.licence:
@@ -63,7 +64,7 @@ def main(overrides, arguments):
         raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
     path = out / "model.safetensors"
     zoo.save_weights(path, model, variables, **about)
-    write_atomically(out / "README.md", card(source.stem, zoo.load_model(path)[2], variables, report))
+    write_atomically(out / "README.md", card(folder.stem, zoo.load_model(path)[2], variables, report))
     print(f"wrote {out / 'README.md'} and {path}")
     if FLAGS.push:
         print(f"pushed to {push(out, FLAGS.push)}")

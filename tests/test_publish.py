@@ -117,6 +117,7 @@ def test_pushing(script, trained, tmp_path, monkeypatch, capsys):
         (["{run}"], "give a run folder or a file of ours, and a folder"),
         (["{run}", "--out={out}", "--private"], "--private goes with --push"),
         (["{out}", "--out={out}"], "has no report.json of a finished run"),
+        (["https://weights.example/w", "--out={out}"], "https://weights.example/w needs the hash of its content"),
     ],
 )
 def test_mistakes(script, trained, tmp_path, arguments, line):

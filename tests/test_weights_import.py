@@ -1,6 +1,7 @@
 """Imports: real weights with known results, adaptations, and what does not fit."""
 
 import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -424,6 +425,13 @@ def test_the_script(tmp_path):
     assert (says["licence"], says["class_names"], says["source"]) == ("MIT", ["a", "b", "c"], "theirs.npz")
     assert len(says["source_sha256"]) == 64
     np.testing.assert_array_equal(variables["params"]["dense1"]["kernel"], THEIRS["a/w"])
+    again = script(out, f"--out={tmp_path / 'again.safetensors'}", "--about=licence=BSD")
+    assert again.returncode == 0, again.stderr
+    assert zoo.load_model(tmp_path / "again.safetensors")[2] == says | {"licence": "BSD"}
+    more = script(out, "--model=mlp", "--option=widths=(6,)", "--option=num_classes=4", f"--out={tmp_path / 'more'}")
+    assert more.returncode == 0, more.stderr
+    four = zoo.load_model(tmp_path / "more")[2]
+    assert (four["class_names"], four["source"], four["licence"]) == (None, "theirs.npz", "MIT")
     back = script(out, f"--out={tmp_path / 'back.npz'}", "--layout=torch")
     assert back.returncode == 0, back.stderr
     found = np.load(tmp_path / "back.npz")
@@ -431,3 +439,17 @@ def test_the_script(tmp_path):
     refused = script(path, "--model=mlp")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "is not used" in refused.stderr
+
+
+def test_the_script_with_an_address(tmp_path, monkeypatch):
+    """Of weights that were fetched before."""
+    content, out = make.npz(dense_layers("fc1", "fc2")), tmp_path / "ours.safetensors"
+    sha256 = hashlib.sha256(content).hexdigest()
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / sha256).write_bytes(content)
+    options = "--model=mlp", "--option=widths=(4,)", "--option=num_classes=4", "--input=4", f"--out={out}"
+    done = script(f"https://weights.example/w.npz#sha256={sha256}", *options)
+    assert done.returncode == 0, done.stderr
+    says = zoo.load_model(out)[2]
+    assert (says["source"], says["source_sha256"]) == ("https://weights.example/w.npz", sha256)
