@@ -364,6 +364,28 @@ def test_tiles_are_larger_than_what_a_pixel_sees(tmp_path, monkeypatch):
     assert not np.array_equal(whole, tiled)  # it was tiled: the border is mirrored
 
 
+@pytest.mark.parametrize("behind", ["linear", "sigmoid", "softplus", "relu", "tanh"])
+def test_masks_of_one_class(tmp_path, behind):
+    """The foreground is where the logit is above 0, whatever the network makes of it."""
+    options = {"num_classes": 1, "width": 2, "depth": 1, "in_channels": 3}
+    model = zoo.create_model("unet", head_activation=behind, **options)
+    said = IMAGES | {"input_size": (16, 16, 3)}
+    variables = save(tmp_path / "w", model, **said)
+    image = picture(tmp_path / "x.png", (16, 16, 3))
+    x = np.float32((image[None] / 255 - np.array(IMAGES["mean"])) / np.array(IMAGES["std"]))
+    raw, head = zoo.create_model("unet", **options), variables["params"]["head"]
+    head["kernel"] *= 1e6
+    head["bias"] -= np.median(jax.jit(raw.apply)(variables, x))
+    zoo.save_weights(tmp_path / "w", model, variables, **said)
+    (found,) = predict.masks(predict.load(tmp_path / "w"), [image])
+    logits = np.asarray(jax.jit(raw.apply)(variables, x))[0, ..., 0]
+    sure = np.abs(logits) > 1e-3
+    assert np.abs(logits).max() < 5
+    assert 0.4 < np.mean(logits > 0) < 0.6
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(found[sure], (logits > 0)[sure])
+
+
 def test_other_tasks(tmp_path):
     """Told as such, not as 2 names that do not fit 3 outputs."""
     model = zoo.create_model("mlp", num_classes=3, widths=())

@@ -226,6 +226,15 @@ def test_outputs_that_do_not_fit(batch, outputs, line):
     assert "\n" not in str(error.value)
 
 
+def test_a_binary_loss_of_what_is_no_logit_is_refused():
+    model = create_model("unet", num_classes=1, width=2, depth=1, head_activation="sigmoid")
+    line = r"binary=True is the logistic loss of logits, and the model has head_activation='sigmoid' behind them"
+    with pytest.raises(UserError, match=line):
+        tasks.make(
+            {"name": "segmentation", "binary": True}, model, META | {"num_classes": 2, "class_names": ("a", "b")}
+        )
+
+
 def test_class_names_that_look_alike():
     task = make(META | {"class_names": ("a b", "a-b", "c", "d")})
     found = split(task, [{"image": np.zeros((1, 2, 2, 4), np.float32), "label": np.zeros((1, 2, 2), np.uint8)}])

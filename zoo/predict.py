@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from zoo import models, options, tiling, weights
+from zoo import activations, models, options, tiling, weights
 from zoo.data import columns, csv_table, feed, folder, preprocess, text
 from zoo.errors import UserError, did_you_mean, lookup
 from zoo.models import unet
@@ -151,6 +151,8 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
     tiles, norm = _tiles(predictor), _norm_over_maps(predictor.model)
     whole = max(WHOLE, tiles["tile"] ** 2) if "margin" in tiles else 0
     by_image = any("/per_image/" in key for key in predictor.statistics or ())
+    behind_head = activations.get(getattr(predictor.model, "head_activation", "linear"))
+    threshold = float(behind_head(np.zeros(1, np.float32))[0])  # of one class: what it makes of a logit of 0, p = 1/2
     for image in images:
         large = image.shape[0] * image.shape[1] > whole
         if large and norm and whole:
@@ -162,7 +164,7 @@ def masks(predictor: Predictor, images: Sequence[np.ndarray]) -> Iterable[np.nda
             (logits,) = tiling.predict(predictor.network, np.asarray(predictor.normalize(image[None])), **tiles)
         else:
             (logits,) = tiling.predict(predictor.apply, [image], **tiles)
-        yield (logits.argmax(-1) if logits.shape[-1] > 1 else logits[..., 0] > 0).astype(np.uint8)
+        yield (logits.argmax(-1) if logits.shape[-1] > 1 else logits[..., 0] > threshold).astype(np.uint8)
 
 
 def _tiles(predictor: Predictor) -> dict[str, int]:

@@ -78,6 +78,11 @@ def make(
     """
     if views not in (1, 8):
         raise UserError(f"task segmentation: views is {views}; it must be 1, or 8 for all rotations and mirror images")
+    if binary and (head := getattr(model, "head_activation", "linear")) != "linear":
+        raise UserError(
+            "task segmentation: binary=True is the logistic loss of logits, and the model has "
+            f"head_activation={head!r} behind them; it must be 'linear'"
+        )
     parts = _parts(loss)
     values = (label_smoothing, focal_gamma, focal_alpha, tversky_alpha, tversky_beta, smooth)
     given = {key: value for key, value in zip(OPTIONS, values, strict=True) if value is not None}
