@@ -321,7 +321,7 @@ OTHER = {
     "pool": "avg", "pool_size": 3, "preactivation": True, "remat": True, "response_norm": "across", "shortcut": "D",
     "stage_stride": "last", "stem": "deep", "stem_width": 2, "stochastic_depth": 0.5, "variant": "1998", "widening": 3,
     "width": 6, "widths": (3, 4), "zero_init": True, "zero_padded_pool": True,
-    "norm": "layer", "norm_place": "after", "weight_standardization": True, "dropout_kind": "spatial",
+    "norm": "layer", "norm_eps": 1e-3, "norm_place": "after", "weight_standardization": True, "dropout_kind": "spatial",
     "dropconnect": 0.25, "cardinalities": (5,), "embed_dim": 3,
 }  # fmt: skip
 OTHER_OF = {
@@ -331,7 +331,7 @@ OTHER_OF = {
 # What only has an effect beside another option.
 COMPANY = {
     "pieces": {"activation": "maxout"}, "norm_place": {"norm": "batch"}, "weight_standardization": {"norm": "batch"},
-    "dropout_kind": {"block_dropout": 0.25},
+    "dropout_kind": {"block_dropout": 0.25}, "norm_eps": {"norm": "batch"},
     "cardinalities": {"cardinalities": (4,), "embed_dim": 2}, "embed_dim": {"cardinalities": (4,), "embed_dim": 2},
 }  # fmt: skip
 
