@@ -11,6 +11,7 @@ if tensors are to be left out, IGNORE = [regex on names in the file].
 """
 
 import hashlib
+import json
 import pathlib
 import runpy
 from typing import Any
@@ -80,7 +81,8 @@ def main(overrides, arguments):
 
 def described(source: str, model, done: weights.Import) -> dict[str, Any]:
     """For the header: what a file of ours or a run says, as far as it still holds; of others, where they are from."""
-    info, path = weights.metadata(source), pathlib.Path(source)
+    path = pathlib.Path(source)
+    info = weights.metadata(source) if path.is_dir() else json.loads(done.metadata.get("zoo", "{}"))  # checked before
     known = {name: info[name] for name in header.Metadata._fields if info.get(name) is not None}
     adapted = any(row.transform != "same" for row in done.table)
     if known and (adapted or header.model_of(source, info).num_classes != model.num_classes):

@@ -10,7 +10,7 @@ import pytest
 
 import zoo
 from zoo import averaging
-from zoo.checkpoint import Checkpoints, load_variables
+from zoo.checkpoint import load_variables
 from zoo.data import feed
 from zoo.errors import Interrupted, UserError
 from zoo.types import TrainState
@@ -139,15 +139,10 @@ def test_before_the_start_the_average_is_the_raw_weights(tmp_path):
 
 
 def test_killed_and_resumed(swa_run, signalled, tmp_path):
-    """Between two evaluations, after the average began; its batch statistics fit it there as well."""
+    """Between two evaluations, after the average began."""
     options = {"total_steps": 24, "data__augment__shift": 0}
     with signalled(12), pytest.raises(Interrupted):
         zoo.train(config(SWA, **options), tmp_path)
-    run = zoo.run.prepare(config(SWA, **options), workdir=tmp_path)
-    with Checkpoints(tmp_path / "checkpoints", keep=9, best=0) as checkpoints:
-        step, (state, _), _ = checkpoints.restore(run.shapes)
-    assert step == 13
-    jax.tree.map(np.testing.assert_array_equal, state.average, run.recompute_stats(state).average)
     zoo.train(config(SWA, **options), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (swa_run[0] / "metrics.jsonl").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path), load_variables(swa_run[0]))

@@ -1,6 +1,7 @@
 """Folders of images: classes, pairs, sizes, modes, and every mistake in one line that names the file."""
 
 import pathlib
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from absl import logging
 from PIL import Image
 
 from zoo import config, data
+from zoo.data import folder
 from zoo.errors import UserError
 
 
@@ -306,6 +308,17 @@ def test_images_are_turned_as_their_tag_says(tmp_path, orientation, turned):
     Image.fromarray(np.ascontiguousarray(turned(label * np.uint8(200)))).save(tmp_path / "image/a.png", exif=exif)
     train = data.load(f"folder:{tmp_path}").train
     np.testing.assert_array_equal(train["image"][..., 0] > 100, train["label"])
+
+
+def test_a_turned_image_with_a_tag_of_a_wrong_type(tmp_path):
+    """The width as a word, which Pillow cannot write again."""
+    tags = struct.pack("<HHI4sHHIHH", 0x100, 2, 2, b"2", 0x112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tags + bytes(4)
+    Image.fromarray(noise(0, 4, 6)).save(tmp_path / "x.jpg", exif=exif)
+    with Image.open(tmp_path / "x.jpg") as file:
+        stored = np.asarray(file)
+    with Image.open(tmp_path / "x.jpg") as file:
+        np.testing.assert_array_equal(folder.grey_or_rgb(file), np.rot90(stored, -1))
 
 
 def test_pairs_are_resized_together(tmp_path):

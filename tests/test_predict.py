@@ -170,9 +170,9 @@ def test_channels(tmp_path):
     with pytest.raises(UserError, match=r"colour\.png has 3 channels \(RGB\); the model takes 1"):
         predict.image(tmp_path / "colour.png", one)
     (tmp_path / "broken.png").write_bytes((tmp_path / "grey.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"broken\.png is not an image: .*truncated"):
+    with pytest.raises(UserError, match=r"broken\.png cannot be read: .*truncated"):
         predict.image(tmp_path / "broken.png", one)
-    with pytest.raises(UserError, match=r"gone\.png is not an image: .*No such file"):
+    with pytest.raises(UserError, match=r"gone\.png cannot be read: .*No such file"):
         predict.image(tmp_path / "gone.png", one)
 
 

@@ -70,7 +70,6 @@ def test_refused(tmp_path, path, options, line):
         ({"bn_eps": 1e-3}, "bn_eps=1e-05; the model has bn_eps=0.001"),
         ({"shortcut": "A"}, "shortcut='B'; the model has shortcut='A'"),
         ({"shortcut": "D"}, "shortcut='B'; the model has shortcut='D'"),
-        ({"weight_standardization": True}, "weight_standardization=False; the model has weight_standardization=True"),
     ],
 )
 def test_a_model_that_computes_something_else(options, line):
@@ -89,6 +88,8 @@ def test_a_model_that_computes_something_else(options, line):
         ("unet", "milesial", {"norm": "none"}, "milesial's U-Net normalizes by batch; the model has norm='none'"),
         ("unet", "buda", {"norm": "group:2"}, "mateuszbuda's U-Net normalizes by batch; the model has norm='group:2'"),
         ("resnet20_cifar", "cifar", {"norm": "group:4"}, None),
+        ("resnet20_cifar", "cifar", {"norm": "batch", "weight_standardization": True}, ["weight_standardization"]),
+        ("unet", "milesial", {"activation": "gelu", "head_activation": "tanh"}, ["activation", "head_activation"]),
     ],
 )
 def test_norms_that_the_networks_do_not_have(name, layout, options, line):
@@ -96,13 +97,24 @@ def test_norms_that_the_networks_do_not_have(name, layout, options, line):
     model = zoo.create_model(name, **sizes, **options)
     shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, np.zeros((1, 16, 16, 3), np.float32))
     arrays = {path: np.ones(leaf.shape, np.float32) for path, leaf in tree.flatten(shapes).items()}
-    if line is None:
-        found, notes = export.tensors(model, arrays, layout, None)
-        assert "layer1.0.bn1.weight" in found
-        assert notes == []
+    if not isinstance(line, str):
+        notes = export.tensors(model, arrays, layout, None)[1]
+        assert [note.partition("=")[0] for note in notes] == (line or [])
     else:
         with pytest.raises(UserError, match=line):
             export.tensors(model, arrays, layout, None)
+
+
+@pytest.mark.parametrize(
+    "name, path, layout", [("unet", "x.h5", "keras"), ("lenet5", "x.pth", "torchvision"), ("alexnet", "x.pth", "torch")]
+)
+def test_layouts_that_have_no_such_network(tmp_path, name, path, layout):
+    model = zoo.create_model(name)
+    image = np.zeros((1, 28, 28, 1) if name == "lenet5" else (1, 224, 224, 3), np.float32)
+    shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, image)
+    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    with pytest.raises(UserError, match=f"layout '{layout}'.* has no"):
+        zoo.save_weights(tmp_path / path, model, variables, layout=layout)
 
 
 PAIRS = [value for name, value in vars(transforms).items() if name.isupper()]

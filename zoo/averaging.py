@@ -6,7 +6,8 @@ a function of the number of finished steps. Nothing else is remembered, so a run
 `ema` averages the statistics of batch normalization as well. After an equal average of weights that lie far
 apart they would fit none of them: `polyak` and `swa` compute them anew (Izmailov et al. 2018, section 3.2) before each
 evaluation and checkpoint, over all whole batches of one epoch, augmented and with dropout as in training. That costs
-the forward passes of an epoch; models without batch normalization pay nothing.
+the forward passes of an epoch; models without batch normalization pay nothing. A checkpoint that a signal saves does
+not wait for it: its average has the statistics of the one before, until the run goes on.
 """
 
 import inspect

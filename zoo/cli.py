@@ -48,7 +48,9 @@ def pairs(flag: str, texts: Sequence[str]) -> dict[str, Any]:
 def define_picture(name: str, default: str | None, help: str) -> None:
     """A flag for the PNG that a script writes; a name with another ending is refused before anything is computed."""
     flags.DEFINE_string(name, default, help)
-    flags.register_validator(name, lambda path: path is None or path.endswith(".png"), "its name must end with .png")
+    flags.register_validator(
+        name, lambda path: path is None or path.lower().endswith(".png"), "its name must end with .png"
+    )
 
 
 def run(main: Callable, argv: Sequence[str] | None = None, *, takes_arguments: bool = False) -> None:

@@ -145,13 +145,6 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
     step, total, unlogged, evaluated = int(jax.device_get(state.step)), run.total_steps, None, {}
     saved = step
 
-    def with_statistics():
-        """The state as it is evaluated and saved."""
-        if not run.recompute_stats or step <= (run.averaging.start if run.averaging else 0):
-            return state
-        with watch.phase("eval"):
-            return run.recompute_stats(state)
-
     def save_checkpoint() -> None:
         nonlocal saved
         log()
@@ -190,8 +183,9 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
             if at_end or step % run.log_every == 0:
                 unlogged = (step, window)
             save, evaluates = at_end or step % run.save_every == 0, at_end or step % run.eval_every == 0
-            if save or evaluates:
-                state = with_statistics()
+            if run.recompute_stats and (save or evaluates) and step > (run.averaging.start if run.averaging else 0):
+                with watch.phase("eval"):
+                    state = run.recompute_stats(state)
             if evaluates:
                 log()
                 with watch.phase("eval"):
@@ -210,8 +204,7 @@ def train_steps(run: Run, folder: RunFolder, checkpoints: Checkpoints, signals, 
                     save_checkpoint()
         jax.block_until_ready(state)
         with watch.phase("checkpoint"):
-            if saved != step:  # a signal came
-                state = with_statistics()
+            if saved != step:  # a signal came: whoever sent it does not wait for long
                 save_checkpoint()
             checkpoints.wait()
     if signals.received and step < total and not stopped:

@@ -232,8 +232,8 @@ def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classi
     """uint8 [H, W, C], of the size that the model was trained with; for segmentation, as large as the file's.
 
     Raises:
-      UserError: a file that is not an image, or of another number of channels. Grey becomes colour, and colour grey
-        where its channels are equal.
+      UserError: a file that cannot be read as an image, or of another number of channels. Grey becomes colour, and
+        colour grey where its channels are equal.
     """
     height, width, channels = info["input_size"]
     resample = lookup("interpolation", info["interpolation"] or "bilinear", INTERPOLATIONS)
@@ -241,7 +241,7 @@ def image(path: str | pathlib.Path, info: Mapping[str, Any], task: str = "classi
         with Image.open(path) as file:
             picture = folder.grey_or_rgb(file)
     except Exception as error:  # anything: Pillow's readers raise errors of all kinds
-        raise UserError(f"{path} is not an image: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
     if task != "segmentation":
         if height == width and info["crop"] != 0:
             picture = folder.middle_square(picture, width, resample, info["crop"] or 1.0)

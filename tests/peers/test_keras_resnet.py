@@ -334,3 +334,24 @@ def test_normalizations_of_two_kinds_are_refused(tmp_path):
     model = zoo.create_model("mlp", widths=(4, 4), num_classes=4, norm="batch")
     with pytest.raises(zoo.UserError, match=r"x.keras: its normalizations have epsilons of 1e-05 and 0.001, the model"):
         import_weights(model, tmp_path / "x.keras")
+
+
+@pytest.mark.parametrize(
+    "layer, norm, shown",
+    [
+        (
+            keras.layers.GroupNormalization(2),
+            "group:3",
+            r"GroupNormalization\(groups=2\); the model has norm='group:3'",
+        ),
+        (keras.layers.GroupNormalization(2), "layer", r"GroupNormalization\(groups=2\)"),
+        (keras.layers.LayerNormalization(), "group:3", r"LayerNormalization\(\)"),
+    ],
+)
+def test_normalizations_of_another_kind_are_refused(tmp_path, layer, norm, shown):
+    """Their names are alike in a legacy file, and the shapes everywhere."""
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), layer, keras.layers.Dense(3)])
+    save(net, tmp_path / "x.h5")
+    model = zoo.create_model("mlp", widths=(6,), num_classes=3, norm=norm, norm_eps=1e-3)
+    with pytest.raises(zoo.UserError, match=f"x.h5: its normalizations are {shown}; the model has norm={norm!r}"):
+        import_weights(model, tmp_path / "x.h5")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from zoo.errors import UserError, did_you_mean, few
 from zoo.types import Source
@@ -29,6 +29,11 @@ Path = pathlib.Path
 SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}  # ours -> folders
 IMAGES, LABELS = ("image", "images"), ("label", "labels", "mask", "masks")
 HIDDEN = (".", "__")
+TURN = Image.Transpose
+TURNS = {  # by EXIF's orientation
+    2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
+    7: TURN.TRANSVERSE, 8: TURN.ROTATE_90,
+}  # fmt: skip
 IGNORE = 255
 MOST_GREYS = 32  # label images with more distinct values were probably saved in a lossy format
 
@@ -229,7 +234,10 @@ def _upright(file: Image.Image) -> Image.Image:
     frames = getattr(file, "n_frames", 1)
     if frames > 1 and file.format not in ("MPO", "PSD"):  # of these the others are previews or layers of the first
         raise ValueError(f"it has {frames} frames; each must be a file of its own")
-    return ImageOps.exif_transpose(file)
+    file.load()  # with which a TIFF is upright
+    # Not `ImageOps.exif_transpose`, which writes all tags again and raises at one of a wrong type.
+    turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+    return file if turn is None else file.transpose(turn)
 
 
 def grey_or_rgb(file: Image.Image) -> Image.Image:

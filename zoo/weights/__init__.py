@@ -88,7 +88,7 @@ def save_weights(
     **metadata,
 ) -> None:
     """Writes safetensors whose header says what the weights mean, for `load_model` and `load_weights`; or a file of
-    another ecosystem, under its names; what these do not tell of an unusual model is printed.
+    another ecosystem, under its names; what these do not tell of an unusual ResNet or U-Net is printed.
 
     Args:
       path: the file; replaced in one move. Its ending tells the format of other layouts: .pth (also .pt, .th),

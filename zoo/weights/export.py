@@ -56,6 +56,7 @@ def tensors(
     found = [table for table in tables.candidates(model, paths, (), input) if layout in table.layouts]
     fits = [(rules.plan(table, list(paths)), table) for table in found]
     if not fits:
+        layout = layout.removesuffix(" h5")
         raise UserError(f"layout {layout!r} ({LAYOUTS[layout]}) has no {type(model).__name__}")
     (plan, unfilled), table = min(fits, key=lambda fit: len(fit[0][1]))
     if unfilled:

@@ -78,7 +78,7 @@ def _matched(model, source, weights: Weights, given, paths: dict[str, str], inpu
         notes.append(f"names without their {prefix!r}")
     try:
         fit = _best(model, paths, list(names), input)
-        fit = fit._replace(table=keras_tables.said(fit.table, weights.metadata))
+        fit = fit._replace(table=keras_tables.told(fit.table, weights.metadata, model))
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     if fit.misfits and hasattr(model, "make_encoder") and (found := _encoder(model, paths, list(names))):

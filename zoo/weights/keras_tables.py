@@ -61,27 +61,40 @@ def candidates(model: nn.Module, paths: Mapping[str, str], names: Sequence[str])
     return [by_class, by_class._replace(rules=tuple(_by_name(layers, paths, names)), layouts=("keras h5",))]
 
 
-def said(table: Table, metadata: Mapping[str, Any]) -> Table:
-    """The table with the epsilon that its normalizations have, where the file also holds the network itself."""
+def told(table: Table, metadata: Mapping[str, Any], model: nn.Module) -> Table:
+    """The table with the epsilon of the normalizations, where the file also holds the network itself.
+
+    Raises:
+      UserError: normalizations of another kind or with other groups than the model's, or with several epsilons.
+    """
+    if "norm_eps" not in table.usual:
+        return table
     try:
         config = json.loads(metadata.get("config.json") or metadata.get("model_config") or "{}")
-        found = sorted(set(_epsilons(config)))
+        found = {(kind, norm.get("groups"), norm["epsilon"]) for kind, norm in _normalizations(config)}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return table  # whatever is there, it is not what Keras writes
-    if "norm_eps" not in table.usual or not found:
-        return table
-    if len(found) > 1:
-        raise UserError(f"its normalizations have epsilons of {' and '.join(map(str, found))}, the model one norm_eps")
-    return table._replace(requires={"norm_eps": found[0]}, usual={})
+    kind, _, groups = model.norm.partition(":")
+    wanted = f"{kind.capitalize()}Normalization", int(groups or 32) if kind == "group" else None
+    if other := [norm[:2] for norm in found if norm[:2] != wanted]:
+        shown = " and ".join(f"{name}({f'groups={n}' if n else ''})" for name, n in sorted(set(other), key=str))
+        raise UserError(f"its normalizations are {shown}; the model has norm={model.norm!r}")
+    epsilons = sorted({epsilon for *_, epsilon in found})
+    if len(epsilons) > 1:
+        raise UserError(
+            f"its normalizations have epsilons of {' and '.join(map(str, epsilons))}, the model one norm_eps"
+        )
+    return table._replace(requires={"norm_eps": epsilons[0]}, usual={}) if epsilons else table
 
 
-def _epsilons(config) -> Iterator[float]:
-    """Of all normalizations in what Keras writes of a network, however deep."""
+def _normalizations(config) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(class, options) of those in what Keras writes of a network, however deep; not `Normalization` of the input."""
     if isinstance(config, dict) and str(config.get("class_name")).endswith("Normalization"):
-        yield from (value for key, value in config["config"].items() if key == "epsilon")
+        if "epsilon" in config["config"]:
+            yield config["class_name"], config["config"]
     elif isinstance(config, dict | list):
         for part in config.values() if isinstance(config, dict) else config:
-            yield from _epsilons(part)
+            yield from _normalizations(part)
 
 
 def _resnet(paths: Mapping[str, str], v2: bool) -> Iterator[Layer]:

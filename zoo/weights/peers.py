@@ -8,6 +8,7 @@ of our model, see `zoo.weights.torch_peers`.
 """
 
 import importlib
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -174,6 +175,8 @@ def _ours(model: nn.Module, variables, wanted: Outputs, x) -> Outputs:
 
 def _keras_network(*, keras, package, path, done: Import, name: str):
     """(its name, the model with the file's weights), which gives logits."""
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--verify: Keras reads files of this machine only; download {path}")
     if done.rules == STACK:
         if not str(path).endswith(".keras"):
             raise UserError(f"--verify: {path} has weights without their network; save it as .keras")

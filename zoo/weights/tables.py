@@ -43,12 +43,12 @@ COUNTERS = (r".*num_batches_tracked",)
 
 _STEM = ("stem", "conv1"), ("stem_norm", "bn1")
 _TORCH_RESNET = {
-    "bn_eps": 1e-5, "conv_bias": False, "shortcut": "B", "stage_stride": "first", "weight_standardization": False,
-    "zero_padded_pool": False,
+    "bn_eps": 1e-5, "conv_bias": False, "shortcut": "B", "stage_stride": "first", "zero_padded_pool": False,
 }  # fmt: skip
 _NORMS = ("batch", "layer", "group", "instance")  # by their norm_layer; on import, the file has them or not
 _D = _TORCH_RESNET | {"shortcut": "D"}
-_USUAL = {"bottleneck_stride": "3x3", "global_pool": "avg"}  # the paper's own networks stride in the 1x1
+_PLAIN = {"weight_standardization": False}
+_USUAL = {"bottleneck_stride": "3x3", "global_pool": "avg"} | _PLAIN  # the paper's own networks stride in the 1x1
 
 
 def _resnet(name: str, head: str, proj: tuple[str, str], layouts: tuple[str, ...], stem=_STEM, **fields):
@@ -71,7 +71,7 @@ _DEEP = (
 )  # fmt: skip
 RESNETS = (
     _resnet("torchvision's ResNet", "fc", ("downsample.0", "downsample.1"), ("torchvision", "timm")),
-    _resnet("CIFAR ResNet in PyTorch", "linear", ("shortcut.0", "shortcut.1"), ("cifar",), usual={}),
+    _resnet("CIFAR ResNet in PyTorch", "linear", ("shortcut.0", "shortcut.1"), ("cifar",), usual=_PLAIN),
     _resnet("timm's ResNet-D", "fc", ("downsample.1", "downsample.2"), ("timm",), _DEEP, requires=_D),
 )
 
@@ -134,7 +134,8 @@ def unet_milesial(depth: int) -> Table:
     head = torch_layers(("head", r"outc.conv"))
     return Table(
         "milesial's U-Net", layers + torch_layers(*ups, kernel=TORCH_UP) + head, COUNTERS,
-        requires=_UNET, norms=("batch",), layouts=("milesial",),
+        requires=_UNET, usual={"activation": "relu", "head_activation": "linear"}, norms=("batch",),
+        layouts=("milesial",),
     )  # fmt: skip
 
 
@@ -147,7 +148,10 @@ def unet_buda(depth: int) -> Table:
     rules += torch_layers(*((f"{ours}/conv1", f"{theirs}conv1") for ours, theirs in ups), kernel=TORCH_SKIP_LAST)
     rules += torch_layers(*((f"up{i}/up", f"upconv{i + 1}") for i in range(depth)), kernel=TORCH_UP)
     rules += torch_layers(("head", "conv"))
-    return Table("mateuszbuda's U-Net", rules, COUNTERS, requires=_UNET, norms=("batch",), layouts=("buda",))
+    return Table(
+        "mateuszbuda's U-Net", rules, COUNTERS, requires=_UNET, usual={"activation": "relu"}, norms=("batch",),
+        layouts=("buda",),
+    )  # fmt: skip
 
 
 def unet_theano(depth: int) -> Table:
@@ -225,7 +229,7 @@ def candidates(
         return [own(paths)]
     depth = len({path.split("/")[0] for path in paths if re.match(r"down\d+/", path)})
     tables = [*_resnets(model, names), mlp(names, list(paths), input)]
-    tables += [ALEXNET, LENET] if "conv2/kernel" in paths else []
+    tables += [ALEXNET if "conv5/kernel" in paths else LENET] if "conv2/kernel" in paths else []
     tables += [unet_milesial(depth), unet_buda(depth), unet_theano(depth)] if depth else []
     tables += recurrent_tables.candidates(model, paths, names)
     if not names or any("/" in name for name in names):  # as no file of PyTorch has
