@@ -237,9 +237,11 @@ def test_a_changed_weight_of_ours_is_found(tmp_path):
 )
 def test_a_network_of_keras_that_makes_no_sense(config):
     table = rules.Table("Keras", (), usual={"norm_eps": 1e-3})
-    assert keras_tables.said(table, {"config.json": config}) == table
+    model = zoo.create_model("mlp", norm="batch")
+    assert keras_tables.told(table, {"config.json": config}, model) == table
     layer = {"class_name": "BatchNormalization", "config": {"epsilon": 0.5}}
-    assert keras_tables.said(table, {"model_config": json.dumps([layer])}).requires == {"norm_eps": 0.5}
+    told = keras_tables.told(table, {"model_config": json.dumps([layer])}, model)
+    assert told.requires == {"norm_eps": 0.5}
 
 
 def test_a_header_of_ours_that_makes_no_sense(tmp_path):
